@@ -7,7 +7,8 @@ record has a JSONL form, one object a line; the README documents the schema.
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,23 +112,24 @@ def same_words(a: str, b: str) -> bool:
 def document_from_json(record: dict[str, Any]) -> Document:
     """Checks a document record and returns it; codes come out in normal form.
 
+    A code that is listed several times becomes one annotation with all its
+    evidence. A missing, null or empty `group_id` becomes the `doc_id`: a
+    document without a group is a group of its own.
+
     Raises:
         RecordError: a field is missing or of the wrong type, the text is empty,
             an offset lies outside the text, or the evidence text differs from
             the slice by more than white space and punctuation.
     """
-    doc_id = _string(record, 'doc_id')
+    doc_id = _name(record, 'doc_id')
     text = _string(record, 'text')
     if not text.strip():
         raise RecordError('"text" is empty')
-    annotations = tuple(
-        _annotation(item, text, f'codes[{i}]') for i, item in enumerate(_list(record, 'codes', default=[]))
-    )
     return Document(
         doc_id=doc_id,
         text=text,
-        annotations=annotations,
-        group_id=_string(record, 'group_id', default=doc_id),
+        annotations=_annotations(record, text),
+        group_id=_string(record, 'group_id', default='') or doc_id,
         language=_string(record, 'language', default='en'),
         source=_string(record, 'source', default='jsonl'),
         split=_string(record, 'split', default=''),
@@ -159,7 +161,7 @@ def span_from_json(record: dict[str, Any]) -> Span:
     if tier not in TIERS:
         raise RecordError(f'"tier" must be one of {", ".join(TIERS)}')
     return Span(
-        span_id=_string(record, 'span_id'),
+        span_id=_name(record, 'span_id'),
         text=text,
         code=code,
         tier=tier,
@@ -178,14 +180,12 @@ def prediction_from_json(record: dict[str, Any]) -> Prediction:
     for i, item in enumerate(_list(record, 'codes')):
         where = f'codes[{i}]'
         system, code = _code(item, where)
-        score = item.get('score')
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-            raise RecordError(f'{where}: "score" must be a number')
+        score = _score(item, where)
         evidence = tuple(
             _evidence(e, None, f'{where}.evidence[{j}]') for j, e in enumerate(_list(item, 'evidence', default=[]))
         )
         codes.append(PredictedCode(code, system, score, evidence))
-    return Prediction(_string(record, 'doc_id'), tuple(codes))
+    return Prediction(_name(record, 'doc_id'), tuple(codes))
 
 
 def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
@@ -199,31 +199,40 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
     return {'doc_id': prediction.doc_id, 'codes': codes}
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(
+    path: str | Path, on_bad_line: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number from 1, object) of a JSONL file; blank lines are skipped.
 
     A byte order mark and CRLF line ends are accepted.
 
+    Args:
+        path: the file.
+        on_bad_line: called with (line number, reason) for a line that is not a
+            JSON object in UTF-8, which is then skipped; without it such a line
+            is an error.
+
     Raises:
-        UserError: the file cannot be read, is not UTF-8, or a line is not a JSON object.
+        UserError: the file cannot be read or, without `on_bad_line`, holds a bad line.
     """
     try:
-        with open(path, encoding='utf-8-sig', newline='\n') as lines:
+        with open(path, 'rb') as lines:
+            # Bytes are split before they are decoded, so that one undecodable line leaves the others readable.
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    reason = getattr(error, 'msg', 'nested too deeply')
-                    raise UserError(f'{path} line {number} is not JSON ({reason}); write one object a line') from None
-                if not isinstance(record, dict):
-                    raise UserError(f'{path} line {number} is not a JSON object; write one object a line')
-                yield number, record
+                    text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+                    if not text.strip():
+                        continue
+                    record = _object(text)
+                except (RecordError, UnicodeDecodeError) as error:
+                    reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else str(error)
+                    if on_bad_line is None:
+                        raise UserError(f'{path} line {number} {reason}; write one JSON object a line') from None
+                    on_bad_line(number, reason)
+                else:
+                    yield number, record
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}; check the path') from None
-    except UnicodeDecodeError:
-        raise UserError(f'{path} is not UTF-8 text; convert it to UTF-8') from None
 
 
 def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> int:
@@ -240,16 +249,31 @@ def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> int:
     return count
 
 
+def _object(line: str) -> dict[str, Any]:
+    """Parses one line of JSONL. Raises RecordError, which quotes nothing of the line."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RecordError(f'is not JSON ({error.msg} at column {error.colno})') from None
+    except (ValueError, RecursionError):
+        raise RecordError('is not usable JSON (nested too deeply, or a number of thousands of digits)') from None
+    if not isinstance(record, dict):
+        raise RecordError('is not a JSON object')
+    return record
+
+
 def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
     return {'parts': [list(part) for part in evidence.parts], 'text': evidence.text}
 
 
-def _annotation(item: Any, text: str, where: str) -> Annotation:
-    system, code = _code(item, where)
-    evidence = tuple(
-        _evidence(e, text, f'{where}.evidence[{j}]') for j, e in enumerate(_list(item, 'evidence', default=[]))
-    )
-    return Annotation(code, system, evidence)
+def _annotations(record: dict[str, Any], text: str) -> tuple[Annotation, ...]:
+    merged: dict[tuple[str, str], dict[Evidence, None]] = {}
+    for i, item in enumerate(_list(record, 'codes', default=[])):
+        where = f'codes[{i}]'
+        evidence = merged.setdefault(_code(item, where), {})
+        for j, quote in enumerate(_list(item, 'evidence', default=[])):
+            evidence[_evidence(quote, text, f'{where}.evidence[{j}]')] = None
+    return tuple(Annotation(code, system, tuple(evidence)) for (system, code), evidence in merged.items())
 
 
 def _evidence(item: Any, text: str | None, where: str) -> Evidence:
@@ -289,17 +313,43 @@ def _code(item: Any, where: str) -> tuple[str, str]:
     return system, code
 
 
+def _score(item: dict[str, Any], where: str) -> float | None:
+    score = item.get('score')
+    if score is None:
+        return None
+    # NaN and Infinity pass Python's JSON parser, and would make the order of a ranking undefined.
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
+        raise RecordError(f'{where}: "score" must be a finite number')
+    return float(score)
+
+
 def _string(record: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = record.get(key, default)
+    """Returns a string field; null counts as absent."""
+    value = record.get(key)
+    if value is None:
+        value = default
     if value is None:
         raise RecordError(f'"{key}" is missing')
     if not isinstance(value, str):
         raise RecordError(f'"{key}" must be a string')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f'"{key}" holds half of a surrogate pair at character {error.start}') from None
+    return value
+
+
+def _name(record: dict[str, Any], key: str) -> str:
+    value = _string(record, key)
+    if not value.strip():
+        raise RecordError(f'"{key}" is empty')
     return value
 
 
 def _list(record: dict[str, Any], key: str, default: list[Any] | None = None) -> list[Any]:
-    value = record.get(key, default)
+    value = record.get(key)
+    if value is None:
+        value = default
     if value is None:
         raise RecordError(f'"{key}" is missing')
     if not isinstance(value, list):

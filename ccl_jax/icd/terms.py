@@ -2,14 +2,18 @@
 
 import re
 
-# Words that tell a coder how specific a term is, and that no clinician writes.
-_QUALIFIER = re.compile(
-    r',?\s*\bnot elsewhere classified\b|,?\s*\b(unspecified (organism|site|cause)|(site )?not specified|unspecified)\b'
-    r'|\s*\bNOS\b|\s*\bNEC\b',
-    re.IGNORECASE,
-)
 _BRACKETED = re.compile(r'\s*(\([^()]*\)|\[[^\[\]]*\])')
-_LOWER_FIRST = re.compile(r'[A-Z][a-z]')
+# Words that tell a coder how specific a term is, and that no clinician writes.
+_QUALIFIERS = (
+    re.compile(r',?\s*\bnot elsewhere classified\b', re.IGNORECASE),
+    re.compile(r',\s*((site )?not specified|unspecified)\b[^,]*', re.IGNORECASE),
+    re.compile(r'\s+of unspecified (site|part|stage|severity)\b', re.IGNORECASE),
+    re.compile(r'\bunspecified\s+', re.IGNORECASE),
+    re.compile(r'\s*\b(NOS|NEC)\b'),
+)
+# A first word keeps its capital where it is an abbreviation, a name in the
+# genitive, or the first of several names ('TIA', "Bell's palsy", 'Miller Fisher syndrome').
+_KEEPS_CAPITAL = re.compile(r"\S*[A-Z]|\S*['\u2019]s\b|\S+ [A-Z][a-z]")
 
 
 def natural_form(term: str) -> str:
@@ -17,15 +21,16 @@ def natural_form(term: str) -> str:
 
     'Heart failure, unspecified' -> 'heart failure', 'Essential (primary)
     hypertension' -> 'essential hypertension', 'TIA' -> 'TIA'. Qualifiers of
-    specificity and bracketed non-essential modifiers go, and the capital of a
-    first word that is not an abbreviation or a name in the genitive. Returns
-    the term itself where nothing would be left.
+    specificity and bracketed non-essential modifiers go, and so does the
+    capital of an ordinary first word. Returns the term itself where nothing
+    would be left.
     """
-    text = _QUALIFIER.sub('', _BRACKETED.sub('', term))
-    text = re.sub(r'\s+', ' ', text).strip(' ,;')
+    text = _BRACKETED.sub(' ', term)
+    for qualifier in _QUALIFIERS:
+        text = qualifier.sub('', text)
+    text = re.sub(r'\s+', ' ', text).replace(' ,', ',').strip(' ,;')
     if not text:
         return term
-    first = text.split(' ', 1)[0]
-    if _LOWER_FIRST.match(text) and not first.endswith(("'s", 's\u2019')):
-        text = text[0].lower() + text[1:]
-    return text
+    if _KEEPS_CAPITAL.match(text[1:]):
+        return text
+    return text[0].lower() + text[1:]

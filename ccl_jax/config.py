@@ -1,0 +1,330 @@
+"""The config tree: its defaults, its check, and its way into the settings of the library.
+
+The tree mirrors the library's settings classes, one section each, so that their
+docstrings document it. It stops here: no other module of the library sees a ConfigDict.
+
+Sections:
+    sources, expansion, tasks   what is learned from       SourceSettings, ExpansionSettings, TaskSettings
+    model                       where the weights come from ModelSettings
+    base                        the stand-in for pretraining, where no weights can be had (BaseSettings)
+    data                        rows and steps              PlanSettings, LoaderSettings
+    optimizer, train            how it is optimised         OptimizerSettings, TrainingSettings
+    mesh                        devices                     MeshSettings
+    eval                        what is decoded and scored  EvalSettings
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict, config_dict
+
+from ccl_jax.data.convert import TaskSettings
+from ccl_jax.data.plan import PlanSettings
+from ccl_jax.errors import UserError
+from ccl_jax.expansion.spans import ExpansionSettings
+from ccl_jax.sources.corpus import CodiEspSettings, JsonlSettings, SourceSettings
+from ccl_jax.sources.synthetic_notes import NoteSettings
+from ccl_jax.tasks import TASKS
+from ccl_jax.training.loop import TrainingSettings
+from ccl_jax.training.optimizer import OptimizerSettings
+
+_Settings = TypeVar('_Settings')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Where the weights come from, and in which types they are kept and multiplied.
+
+    Attributes:
+        path: a Hugging Face folder (config.json, tokenizer, safetensors); '' where
+            `base` makes one.
+        remat: recompute activations in the backward pass.
+    """
+
+    path: str = ''
+    param_dtype: str = 'float32'
+    compute_dtype: str = 'float32'
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ('param_dtype', 'compute_dtype'):
+            if getattr(self, field) not in ('float32', 'bfloat16'):
+                raise UserError(f'{field} is "{getattr(self, field)}"; it must be float32 or bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are read: threads, or processes beside the main one, and steps read ahead."""
+
+    threads: int = 2
+    workers: int = 0
+    prefetch: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """Sizes of the mesh axes; one may be -1 and takes what is left."""
+
+    replica: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """What is decoded and scored.
+
+    Attributes:
+        split: of the source.
+        max_documents: the first so many; 0 for all.
+        max_new_tokens: tokens of an answer at most.
+        batch_rows: documents decoded at once.
+        bootstrap_samples: of the intervals.
+    """
+
+    split: str = 'test'
+    max_documents: int = 0
+    max_new_tokens: int = 256
+    batch_rows: int = 32
+    bootstrap_samples: int = 1000
+
+    def __post_init__(self) -> None:
+        for field, least in (('max_documents', 0), ('max_new_tokens', 1), ('batch_rows', 1), ('bootstrap_samples', 1)):
+            if getattr(self, field) < least:
+                raise UserError(f'{field} is {getattr(self, field)}; it must be at least {least}')
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseSettings:
+    """The stand-in for pretraining: a tokenizer and a small decoder made from the corpus itself.
+
+    Attributes:
+        vocab_size: of the tokenizer, at most.
+        texts: unlabelled texts of the source to model.
+    """
+
+    enabled: bool = False
+    vocab_size: int = 1024
+    texts: int = 4000
+    hidden_size: int = 128
+    intermediate_size: int = 320
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    max_position_embeddings: int = 2048
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type is int and getattr(self, field.name) < 1:
+                raise UserError(f'{field.name} is {getattr(self, field.name)}; it must be at least 1')
+
+
+def default_config() -> ConfigDict:
+    """Returns a tree with every key and its default; experiment files start from it."""
+    return ConfigDict(
+        {
+            'seed': 0,
+            # Tabular XML of an ICD-10-CM release; '' for the embedded one.
+            'icd': {'tabular': ''},
+            'sources': _section(SourceSettings()),
+            'expansion': _section(ExpansionSettings()),
+            'tasks': _section(TaskSettings()),
+            'model': _section(ModelSettings()),
+            'base': {**_section(BaseSettings()), **_training_sections()},
+            **_training_sections(),
+            'mesh': _section(MeshSettings()),
+            'eval': _section(EvalSettings()),
+        }
+    )
+
+
+def _training_sections() -> dict[str, Any]:
+    return {
+        'data': {
+            'buckets': (256, 512, 1024, 2048),
+            'tokens_per_step': 8192,
+            'row_multiple': 8,
+            'max_segments': 64,
+            # One of the two: a number of steps, or (steps = 0) passes over the examples.
+            'steps': 0,
+            'epochs': 1.0,
+            # Shares of the target tokens; all 0: every example once per epoch.
+            'mix': dict.fromkeys(TASKS, 0.0),
+            'normalization': 'token',
+            **_section(LoaderSettings()),
+        },
+        'optimizer': {**_section(OptimizerSettings()), 'adamw_learning_rate': config_dict.placeholder(float)},
+        'train': {**_section(TrainingSettings()), 'task_weights': dict.fromkeys(TASKS, 1.0)},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPart:
+    """The settings of one training run: the main one, or that of the base model."""
+
+    plan: PlanSettings
+    loader: LoaderSettings
+    optimizer: OptimizerSettings
+    train: TrainingSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A checked config.
+
+    Attributes:
+        tree: the whole as plain JSON values, for `config.json`.
+    """
+
+    seed: int
+    tabular: str
+    sources: SourceSettings
+    expansion: ExpansionSettings
+    tasks: TaskSettings
+    model: ModelSettings
+    base: BaseSettings
+    base_training: TrainingPart
+    training: TrainingPart
+    mesh: MeshSettings
+    eval: EvalSettings
+    tree: dict[str, Any]
+
+
+def check_config(tree: ConfigDict | dict[str, Any]) -> Config:
+    """Checks a tree once, at the edge, and returns the settings in it. Missing keys get their defaults.
+
+    Raises:
+        UserError: a key is unknown (the nearest known one is named), a value has
+            the wrong type or is out of range, or sections contradict each other.
+    """
+    given = tree.to_dict() if isinstance(tree, ConfigDict) else tree
+    defaults = default_config().to_dict()
+    _check_keys(given, defaults)
+    whole = _merged(given, defaults, '')
+    if not whole['base']['enabled'] and not whole['model']['path']:
+        raise UserError('model.path is empty; set it to a Hugging Face folder, or base.enabled=True for a small one')
+    sources = whole['sources']
+    seed = whole['seed']
+    return Config(
+        seed=seed,
+        tabular=whole['icd']['tabular'],
+        sources=_build(
+            SourceSettings,
+            {
+                'name': sources['name'],
+                'synthetic_notes': _build(NoteSettings, sources['synthetic_notes'], 'sources.synthetic_notes'),
+                'codiesp': _build(CodiEspSettings, sources['codiesp'], 'sources.codiesp'),
+                'jsonl': _build(JsonlSettings, sources['jsonl'], 'sources.jsonl'),
+            },
+            'sources',
+        ),
+        expansion=_build(ExpansionSettings, whole['expansion'], 'expansion'),
+        tasks=_build(TaskSettings, whole['tasks'], 'tasks'),
+        model=_build(ModelSettings, whole['model'], 'model'),
+        base=_build(BaseSettings, _own(whole['base'], BaseSettings), 'base'),
+        base_training=_training_part(whole['base'], seed, 'base.'),
+        training=_training_part(whole, seed, ''),
+        mesh=_build(MeshSettings, whole['mesh'], 'mesh'),
+        eval=_build(EvalSettings, whole['eval'], 'eval'),
+        tree=json.loads(json.dumps(whole)),
+    )
+
+
+def nearest_key(unknown: str) -> str:
+    """Returns the known key most like `unknown`, dotted."""
+    known = [path for path, _ in _leaves(default_config().to_dict())]
+    # The last name alone often is right, in the wrong section.
+    by_name = difflib.get_close_matches(unknown.rpartition('.')[2], [path.rpartition('.')[2] for path in known], 1, 0.8)
+    candidates = [path for path in known if not by_name or path.rpartition('.')[2] == by_name[0]]
+    return max(candidates, key=lambda path: difflib.SequenceMatcher(None, unknown, path).ratio())
+
+
+def unknown_key(path: str) -> UserError:
+    return UserError(f'unknown config key "{path}"; the nearest known one is "{nearest_key(path)}"')
+
+
+def _training_part(sections: dict[str, Any], seed: int, prefix: str) -> TrainingPart:
+    data = sections['data']
+    plan = {
+        **_own(data, PlanSettings),
+        'seed': seed,
+        'steps': data['steps'] or None,
+        'epochs': None if data['steps'] else data['epochs'],
+        'mix': data['mix'] if any(data['mix'].values()) else {},
+    }
+    return TrainingPart(
+        plan=_build(PlanSettings, plan, f'{prefix}data'),
+        loader=_build(LoaderSettings, _own(data, LoaderSettings), f'{prefix}data'),
+        optimizer=_build(OptimizerSettings, sections['optimizer'], f'{prefix}optimizer'),
+        train=_build(TrainingSettings, sections['train'], f'{prefix}train'),
+    )
+
+
+def _section(settings: Any) -> dict[str, Any]:
+    return dataclasses.asdict(settings)
+
+
+def _own(section: dict[str, Any], cls: type) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in section.items() if name in names}
+
+
+def _build(cls: Callable[..., _Settings], values: dict[str, Any], where: str) -> _Settings:
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f'config section {where}: {error}') from None
+
+
+def _leaves(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', value
+
+
+def _check_keys(given: dict[str, Any], defaults: dict[str, Any], prefix: str = '') -> None:
+    for name, value in given.items():
+        path = f'{prefix}{name}'
+        if name not in defaults:
+            raise unknown_key(path)
+        if isinstance(defaults[name], dict):
+            if not isinstance(value, dict):
+                raise UserError(f'config key "{path}" is a section with keys such as "{next(iter(defaults[name]))}"')
+            _check_keys(value, defaults[name], f'{path}.')
+
+
+def _merged(given: dict[str, Any], defaults: dict[str, Any], prefix: str) -> dict[str, Any]:
+    merged = {}
+    for name, default in defaults.items():
+        path = f'{prefix}{name}'
+        if name not in given:
+            merged[name] = default
+        elif isinstance(default, dict):
+            merged[name] = _merged(given[name], default, f'{path}.')
+        else:
+            merged[name] = _typed(given[name], default, path)
+    return merged
+
+
+def _typed(value: Any, default: Any, path: str) -> Any:
+    """Returns the value in the type of the default; a whole number serves as a float, a list as a tuple."""
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        if default and any(not isinstance(item, type(default[0])) for item in value):
+            raise UserError(f'config key "{path}" must hold values such as {default[0]!r}')
+        return tuple(value)
+    if default is None and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+        return value
+    if isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UserError(f'config key "{path}" is {value}; it must be finite')
+        return float(value)
+    if type(value) is not type(default):
+        raise UserError(f'config key "{path}" is {value!r}; it must be like {default!r}')
+    return value

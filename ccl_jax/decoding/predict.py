@@ -1,0 +1,104 @@
+"""From documents to predictions: prompts, generation, parsing, scores."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ccl_jax.data.tokenization import encode_prompt, end_of_turn_id
+from ccl_jax.decoding.generate import Generation, generate
+from ccl_jax.model.decoder import Decoder
+from ccl_jax.records import Document, Prediction
+from ccl_jax.tasks.parser import Answer, parse_answer, prediction_from_answer
+from ccl_jax.tasks.prompts import document_prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingReport:
+    """What happened while decoding.
+
+    Attributes:
+        documents: decoded.
+        truncated: documents whose text was cut to fit the longest prompt.
+        unfinished: answers that ran into `max_new_tokens`.
+        malformed_lines: lines of answers that are neither headings nor items.
+        unlinked_quotes: quotes of `blocks` answers that belong to no code.
+        prompt_tokens, new_tokens: fed in and written.
+    """
+
+    documents: int = 0
+    truncated: int = 0
+    unfinished: int = 0
+    malformed_lines: int = 0
+    unlinked_quotes: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def predict_documents(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    *,
+    buckets: Sequence[int],
+    max_new_tokens: int,
+    batch_rows: int,
+) -> tuple[list[Prediction], DecodingReport]:
+    """Returns one prediction per document, in order, by greedy decoding.
+
+    Args:
+        buckets: prompt lengths that are compiled for; a longer document is cut
+            at its end, counted.
+        max_new_tokens: of an answer at most.
+        batch_rows: documents decoded at once.
+    """
+    counts: Counter[str] = Counter(documents=len(documents))
+    prompts = [_fit_prompt(tokenizer, document.text, max(buckets), counts) for document in documents]
+    end = end_of_turn_id(tokenizer)
+    generations = generate(
+        decoder, prompts, end_ids=(end,), max_new_tokens=max_new_tokens, batch_rows=batch_rows, buckets=tuple(buckets)
+    )
+    predictions = []
+    for document, prompt, generation in zip(documents, prompts, generations, strict=True):
+        answer, scores = _read(tokenizer, generation, end)
+        counts['prompt_tokens'] += len(prompt)
+        counts['new_tokens'] += len(generation.tokens)
+        counts['unfinished'] += end not in generation.tokens[-1:]
+        counts['malformed_lines'] += answer.malformed
+        counts['unlinked_quotes'] += len(answer.quotes) if not any(item.quote for item in answer.items) else 0
+        predictions.append(prediction_from_answer(document.doc_id, document.text, answer, scores))
+    return predictions, DecodingReport(**counts)
+
+
+def _fit_prompt(tokenizer: PreTrainedTokenizerBase, text: str, longest: int, counts: Counter[str]) -> list[int]:
+    """Returns the prompt of the longest beginning of `text` that fits, in whole words."""
+    prompt = encode_prompt(tokenizer, document_prompt(text))
+    if len(prompt) <= longest:
+        return prompt
+    counts['truncated'] += 1
+    words = [i for i, character in enumerate(text) if character.isspace()]
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high) // 2
+        if len(encode_prompt(tokenizer, document_prompt(text[: words[middle]]))) <= longest:
+            low = middle + 1
+        else:
+            high = middle
+    return encode_prompt(tokenizer, document_prompt(text[: words[low - 1]] if low else ''))
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation, end: int) -> tuple[Answer, list[float]]:
+    """Returns the parsed answer and the score of each item: the log-probability of its line."""
+    tokens = [token for token in generation.tokens if token != end]
+    answer = parse_answer(tokenizer.decode(tokens, skip_special_tokens=True))
+    line_logprobs = [0.0]
+    for token, logprob in zip(generation.tokens, generation.logprobs, strict=True):
+        line_logprobs[-1] += float(logprob)
+        # A line end is one byte, so a token that holds it decodes to it whatever stands beside it.
+        line_logprobs += [0.0] * tokenizer.decode([token]).count('\n')
+    return answer, [line_logprobs[line] for line in answer.lines]

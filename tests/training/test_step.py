@@ -1,0 +1,136 @@
+"""The train step: its objective, clipping, accumulation and the skipping of steps that are not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import ARCHITECTURE, random_batch, tiny_params
+
+from ccl_jax.model.decoder import Decoder
+from ccl_jax.tasks import TASKS
+from ccl_jax.training.mesh import batch_sharding, make_mesh
+from ccl_jax.training.optimizer import OptimizerSettings
+from ccl_jax.training.step import abstract_batch, abstract_state, init_state, make_train_step
+
+MESH = make_mesh(devices=jax.devices()[:1])
+COEFFICIENTS = np.array([0.05, 0.02, 0.01], np.float32)
+SETTINGS = OptimizerSettings(learning_rate=0.01, schedule='constant', clip_norm=None)
+
+
+def start(settings=SETTINGS, **options):
+    graphdef, params = tiny_params(MESH)
+    state = init_state(params, settings, MESH)
+    options = {'coefficients': COEFFICIENTS, 'total_steps': 10, 'tile_tokens': 1000, **options}
+    return state, make_train_step(graphdef, state, settings, MESH, **options)
+
+
+def put(batch):
+    return jax.device_put(batch, batch_sharding(MESH))
+
+
+def as_numpy(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def brute_force(params, batch):
+    """The loss from every segment run alone, unpacked, with full logits; and its gradient."""
+    graphdef, _ = tiny_params(MESH)
+
+    def loss(params):
+        decoder = nnx.merge(graphdef, params)
+        total = 0.0
+        for row, segments in enumerate(batch['segment_ids']):
+            for segment in range(1, segments.max()):
+                here = np.flatnonzero(segments == segment)
+                tokens = jnp.zeros((1, batch['tokens'].shape[1]), jnp.int32).at[0, : len(here)].set(
+                    batch['tokens'][row, here]
+                )
+                positions = jnp.arange(tokens.shape[1])[None]
+                logits = decoder.logits(decoder(tokens, positions, jnp.ones_like(tokens)))[0]
+                log_probabilities = jax.nn.log_softmax(logits)[np.arange(len(here) - 1), tokens[0, 1 : len(here)]]
+                weights = batch['loss_weights'][row, here][:-1] * COEFFICIENTS[batch['task_ids'][row, here[0]]]
+                total -= jnp.sum(weights * log_probabilities)
+        return total
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def test_loss_and_gradient_norm_equal_single_examples():
+    batch = random_batch(3, 2, 16)
+    assert batch['segment_ids'].max() > 2
+    state, train_step = start()
+    loss, gradients = brute_force(state.params, batch)
+    norm = np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g in jax.tree.leaves(gradients)))
+    _, metrics = train_step(state, put(batch))
+    np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-5)
+    weights = [batch['loss_weights'][batch['task_ids'] == task].sum() for task in range(len(TASKS))]
+    np.testing.assert_allclose(metrics['task_weights'], weights, rtol=1e-6)
+    np.testing.assert_allclose(metrics['loss'], np.sum(COEFFICIENTS * metrics['task_sums']), rtol=1e-6)
+
+
+def test_micro_batches_add_up():
+    batch = random_batch(0, 8, 16)
+    results = []
+    for accumulation in (1, 4):
+        state, train_step = start(accumulation=accumulation)
+        results.append(as_numpy(train_step(state, put(batch))[1]))
+    whole, accumulated = results
+    assert accumulated.keys() == whole.keys()
+    for name in whole:
+        np.testing.assert_allclose(accumulated[name], whole[name], rtol=1e-5)
+
+
+def test_clipping_scales_the_gradient_to_the_norm():
+    # Under AdamW a scaled gradient gives the same first step, so the first moment is looked at.
+    batch = put(random_batch(0, 4, 16))
+    moments = {}
+    for clip_norm in (None, 0.5):
+        state, train_step = start(OptimizerSettings(clip_norm=clip_norm))
+        state, metrics = train_step(state, batch)
+        moments[clip_norm] = as_numpy(state.opt_state[0].mu)
+        assert metrics['grad_norm'] > 0.5
+    expected = jax.tree.map(lambda m: m * 0.5 / metrics['grad_norm'], moments[None])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), moments[0.5], expected)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'muon'])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(name):
+    state, train_step = start(OptimizerSettings(name=name, learning_rate=0.1, warmup_steps=4, clip_norm=1.0))
+    good = random_batch(0, 4, 16)
+    bad = {**good, 'loss_weights': np.where(good['loss_weights'] > 0, np.float32(np.inf), 0)}
+    state, _ = train_step(state, put(good))
+    before = as_numpy((state.params, state.opt_state))
+    state, metrics = train_step(state, put(bad))
+    assert not metrics['finite']
+    assert metrics['skipped'] == 1
+    jax.tree.map(np.testing.assert_array_equal, as_numpy((state.params, state.opt_state)), before)
+    state, metrics = train_step(state, put(good))
+    assert metrics['finite']
+    assert (int(state.step), int(state.skipped)) == (3, 1)
+    # The schedule follows the run's step, skipped ones included.
+    np.testing.assert_allclose(metrics['learning_rate'], 0.1 * 3 / 4, rtol=1e-6)
+
+
+def test_compiled_ahead_it_takes_what_the_loader_gives():
+    state, train_step = start()
+    compiled = train_step.lower(abstract_state(state), abstract_batch(4, 16, MESH)).compile()
+    batch = random_batch(0, 4, 16)
+    new_state, _ = compiled(state, put(batch))
+    assert jax.tree.map(lambda x: x.sharding, new_state) == jax.tree.map(lambda x: x.sharding, abstract_state(new_state))
+    assert int(new_state.step) == 1
+
+
+def test_training_learns_a_batch_by_heart():
+    state, train_step = start(OptimizerSettings(learning_rate=0.01, schedule='constant'))
+    batch = put(random_batch(0, 4, 16))
+    losses = []
+    for _ in range(60):
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics['loss']))
+    assert losses[-1] < 0.2 * losses[0]
+    decoder = nnx.merge(nnx.split(Decoder(ARCHITECTURE, rngs=nnx.Rngs(0)), nnx.Param)[0], state.params)
+    predicted = decoder.logits(decoder(batch['tokens'], batch['positions'], batch['segment_ids'])).argmax(-1)
+    right = (predicted[:, :-1] == batch['tokens'][:, 1:])[batch['loss_weights'][:, :-1] > 0]
+    assert right.mean() > 0.9

@@ -1,0 +1,115 @@
+"""A tiny decoder, batches of random segments, and a run that can be killed in a subprocess."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ccl_jax.model.architecture import Architecture
+from ccl_jax.model.decoder import Decoder
+from ccl_jax.tasks import TASKS
+from ccl_jax.training.loop import Run, TrainingSettings, fit
+from ccl_jax.training.mesh import batch_sharding, make_mesh, tree_shardings
+from ccl_jax.training.optimizer import OptimizerSettings
+
+VOCABULARY = 24
+ARCHITECTURE = Architecture(
+    vocab_size=VOCABULARY,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+    max_position_embeddings=64,
+    initializer_range=0.3,
+    tie_word_embeddings=True,
+)
+SHAPES = ((16, 12), (8, 24))
+
+
+def tiny_params(mesh):
+    """A decoder small enough to compile in a second; returns (graphdef, params on the mesh)."""
+    graphdef, params = nnx.split(Decoder(ARCHITECTURE, rngs=nnx.Rngs(0)), nnx.Param)
+    params = nnx.to_pure_dict(params)
+    return graphdef, jax.device_put(params, tree_shardings(mesh, params))
+
+
+def random_batch(seed: int, rows: int, length: int, tasks=TASKS) -> dict[str, np.ndarray]:
+    """Rows of segments of random tasks and lengths with a padding tail, as in the batch contract."""
+    rng = np.random.default_rng(seed)
+    integers = {name: np.zeros((rows, length), np.int32) for name in ('tokens', 'positions', 'segment_ids', 'task_ids')}
+    batch = {**integers, 'loss_weights': np.zeros((rows, length), np.float32)}
+    for row in range(rows):
+        begin = 0
+        for segment in range(1, length):
+            size = min(int(rng.integers(3, 8)), length - begin)
+            here = np.s_[row, begin : begin + size]
+            batch['positions'][here] = np.arange(size)
+            batch['segment_ids'][here] = segment
+            if size < 3 or begin + size > length - 2:
+                break
+            batch['tokens'][here] = rng.integers(1, VOCABULARY, size)
+            batch['task_ids'][here] = TASKS.index(rng.choice(tasks))
+            target_start = int(rng.integers(1, size))
+            batch['loss_weights'][row, begin + target_start - 1 : begin + size - 1] = rng.choice([1.0, 0.25])
+            begin += size
+    return batch
+
+
+def batches_from(mesh, seconds_per_step: float = 0.0):
+    """The loader's stand-in: start step -> iterator of (step, batch); the shape changes from step to step."""
+
+    def batches(start):
+        step = start
+        while True:
+            time.sleep(seconds_per_step)
+            yield step, jax.device_put(random_batch(step, *SHAPES[step % 2]), batch_sharding(mesh))
+            step += 1
+
+    return batches
+
+
+def fit_tiny(workdir, *, steps=12, mesh=None, seconds_per_step=0.0, fingerprint=None, batches=None, **options):
+    """Trains the tiny decoder; `options` are those of the optimizer and of the loop."""
+    mesh = mesh or make_mesh()
+    graphdef, params = tiny_params(mesh)
+    loop = {key: options.pop(key) for key in list(options) if key in TrainingSettings.__dataclass_fields__}
+    return fit(
+        graphdef,
+        params,
+        mesh=mesh,
+        run=Run(steps, SHAPES, np.full(steps, 100), dict.fromkeys(TASKS, 20.0)),
+        batches=batches or batches_from(mesh, seconds_per_step),
+        optimizer=OptimizerSettings(**{'learning_rate': 0.02, 'warmup_steps': 2, **options}),
+        settings=TrainingSettings(**{'checkpoint_every': 4, 'tile_tokens': 50, **loop}),
+        fingerprint=fingerprint or {'plan': 'p1'},
+        workdir=workdir,
+    )
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
+
+
+def losses(workdir) -> list[float]:
+    assert [line['step'] for line in lines(workdir)] == list(range(len(lines(workdir))))
+    return [line['loss'] for line in lines(workdir)]
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser()
+    parser.add_argument('workdir')
+    parser.add_argument('--seconds_per_step', type=float, default=0.0)
+    parser.add_argument('--meshes', type=json.loads, default=None)
+    arguments = parser.parse_args()
+    if arguments.meshes is None:
+        fit_tiny(arguments.workdir, seconds_per_step=arguments.seconds_per_step)
+    else:
+        for name, sizes, optimizer in arguments.meshes:
+            mesh = make_mesh(**sizes)
+            fit_tiny(Path(arguments.workdir) / name, steps=30, mesh=mesh, name=optimizer, accumulation=1)
