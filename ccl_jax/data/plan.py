@@ -257,7 +257,7 @@ def _fill_rows(lengths: np.ndarray, long_ones: int, settings: PlanSettings) -> t
     shortest = settings.buckets[0]
     row_lengths = buckets[np.searchsorted(buckets, lengths[:long_ones])]
     most = settings.max_segments - 1
-    # Open rows by room; bit i of `rooms` is set where a row with room i is open. Both grow only with the row length.
+    # Open rows by room; bit i of `rooms` is set where a row with room i is open.
     rows_by_room: list[list[int]] = [[] for _ in range(settings.buckets[-1] + 1)]
     if most > 1:
         for row, room in enumerate((row_lengths - lengths[:long_ones]).tolist()):

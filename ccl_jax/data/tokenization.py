@@ -7,7 +7,6 @@ prompt has the same ids in training and in decoding.
 
 import functools
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
         texts: the training texts.
         vocab_size: number of ids, the 256 bytes and the special tokens included;
             fewer come out where the texts hold too few pairs.
-        folder: replaced as a whole if it exists.
+        folder: made where it is missing; a tokenizer in it is replaced.
 
     Raises:
         UserError: `vocab_size` does not hold the bytes and the special tokens.
@@ -145,20 +144,21 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes the two files of a tokenizer folder, which replaces `folder` only once it is complete."""
-    partial = folder.with_name(folder.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    tokenizer.save(str(partial / 'tokenizer.json'))
+    """Writes the two files of a tokenizer folder, each in one move; other files of the folder stay."""
     config = {
         'tokenizer_class': 'PreTrainedTokenizerFast',
         'bos_token': BEGIN_OF_TEXT,
         'eos_token': END_OF_TURN,
         'clean_up_tokenization_spaces': False,
     }
-    (partial / 'tokenizer_config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ('tokenizer_config.json', json.dumps(config, indent=2) + '\n'),
+        ('tokenizer.json', tokenizer.to_str(pretty=True)),
+    ):
+        partial = folder / f'{name}.partial'
+        partial.write_text(text, encoding='utf-8')
+        partial.replace(folder / name)
 
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -188,6 +188,8 @@ def _render(
             add_generation_prompt=generate,
             date_string=date_string,
         )
+    except ImportError:  # Jinja is not installed: that is not the template's fault
+        raise
     except Exception as error:  # Jinja's own errors and whatever the template's expressions raise
         # Not chained: such an error may quote the message, and with it clinical text.
         raise UserError(

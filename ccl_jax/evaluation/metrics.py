@@ -103,7 +103,7 @@ def align(
             raise UserError(f'there are two predictions for {prediction.doc_id!r}; keep one of them')
         by_id[prediction.doc_id] = prediction
     units: dict[str, list[tuple[Document, Prediction]]] = {}
-    for document in sorted(gold, key=lambda document: document.doc_id):
+    for document in gold:
         unit = document.doc_id if by == 'document' else document.group_id or document.doc_id
         units.setdefault(unit, []).append((document, by_id.get(document.doc_id, Prediction(document.doc_id, ()))))
     return sorted(units.items())

@@ -10,11 +10,11 @@ from ccl_jax.records import Document, Prediction
 
 CONVENTIONS = """\
 Brackets: 95 % bootstrap intervals over documents; '-': undefined (no such codes or no evidence).
-micro: hits, false positives and false negatives summed over all (document, code); invented codes are false positives.
-macro_gold: mean F1 of the codes that are gold in this split; macro_active: of those gold or predicted.
-S0..S3: micro F1 of the codes carried by a training document / only by a training span / held out / the rest.
-evidence: F1 of (document, begin, end, code), end to end; grounded: share of the quotes that occur in their document;
-invalid: share of the predicted codes that are not valid codes."""
+micro_f1: hits, false positives and false negatives summed over all (document, code); invented codes count as false.
+macro_f1_gold: mean F1 of the codes that are gold in this split; macro_f1_active: of those gold or predicted.
+S0..S3: micro_f1 of the codes carried by a training document / only by a training span / held out / the rest.
+evidence: evidence_span_exact_f1, items (document, begin, end, code), end to end.
+grounded: share of the quotes that occur in their document; invalid: share of the predicted codes that are not valid."""
 
 
 def evaluate(
@@ -57,11 +57,13 @@ def evaluate(
 
     result = section(gold, predictions, label_space)
     result['strata'] = {}
-    for stratum in STRATA if strata is not None else ():
-        documents, answers = strata.restrict(gold, predictions, stratum)  # type: ignore[union-attr]
-        if document_codes(documents) or any(answer.codes for answer in answers):
-            # Only S0 holds codes of the training documents, so only there the label space is larger than what occurs.
-            result['strata'][stratum] = section(documents, answers, label_space if stratum == 'S0' else frozenset())
+    if strata is not None:
+        for stratum in STRATA:
+            documents, answers = strata.restrict(gold, predictions, stratum)
+            if document_codes(documents) or any(answer.codes for answer in answers):
+                # The codes of the training documents are S0, so only there the label space goes beyond what occurs.
+                labels = label_space if stratum == 'S0' else frozenset()
+                result['strata'][stratum] = section(documents, answers, labels)
     result['settings'] = {'by': by, 'seed': seed, 'samples': samples, 'interval': 'bootstrap 95 %'}
     return result
 
@@ -69,7 +71,7 @@ def evaluate(
 def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A plain table of systems (name -> result of `evaluate`), with the conventions below it."""
     strata = [s for s in STRATA if any(s in result['strata'] for result in rows.values())]
-    header = ['system', 'micro F1', 'macro_gold', 'macro_active', *strata, 'evidence', 'grounded', 'invalid']
+    header = ['system', 'micro_f1', 'macro_f1_gold', 'macro_f1_active', *strata, 'evidence', 'grounded', 'invalid']
     lines = [header]
     for name, result in rows.items():
         metrics = result['metrics']

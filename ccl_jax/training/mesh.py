@@ -80,8 +80,7 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """Joins a key path of `jax.tree_util` to 'a/b/c'; the `value` of a Flax variable is left out."""
-    names = [str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path]
-    if names and names[-1] == 'value':
-        names.pop()
-    return '/'.join(names)
+    """Joins a key path of `jax.tree_util` to 'a/b/c'; the `.value` of a Flax variable is left out."""
+    if path and path[-1] == jax.tree_util.GetAttrKey('value'):
+        path = path[:-1]
+    return '/'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', None)))) for key in path)

@@ -102,7 +102,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss, (sums, weights), gradients = gradients_of(state.params, batch)
         gradients = jax.lax.with_sharding_constraint(gradients, state_shardings.params)
-        grad_norm = optax.global_norm(gradients)
+        grad_norm = optax.tree.norm(gradients)
         if optimizer.clip_norm is not None:
             clip = jnp.minimum(1.0, optimizer.clip_norm / grad_norm)
             gradients = jax.tree.map(lambda g: g * clip, gradients)

@@ -86,6 +86,8 @@ def test_an_annotation_counts_at_its_own_words_only():
     annotation = Annotation('M79.602', evidence=(Evidence(((0, 4), (12, 16)), 'pain left'),))
     documents = [Document('d', text, (annotation,))]
     assert found(fit_lookup(documents, [span('x', 'Z99')], tau=0.2), 'pain left') == []
+    # Nor are the words 'pain on', which are as many as the reference has and begin where it begins.
+    assert found(fit_lookup(documents, [span('pain on', 'M79.602'), span('x', 'Z99')], tau=0.2), 'pain on') == []
     assert found(fit_lookup(documents, tau=0), 'pain left') == [('M79.602', ['pain left'])]
 
 

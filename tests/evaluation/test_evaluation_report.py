@@ -27,6 +27,12 @@ def answers():
     return [Prediction('a', (PredictedCode('I10', evidence=quoted), PredictedCode('ZZZ')))]
 
 
+def perfect():
+    return [
+        Prediction(d.doc_id, tuple(PredictedCode(a.code, evidence=a.evidence) for a in d.annotations)) for d in gold()
+    ]
+
+
 def result(predictions):
     return evaluate(gold(), predictions, strata=STRATA, valid_codes=VALID, seed=0, samples=20)
 
@@ -58,22 +64,26 @@ def test_the_result_is_json_with_metrics_counts_and_the_strata_that_occur():
     assert saved['strata']['S1']['metrics']['evidence_span_exact_f1']['value'] is None
 
 
+def test_training_codes_enlarge_the_label_space_of_their_stratum_only():
+    strata = result(perfect())['strata']
+    caml = {name: section['metrics']['macro_f1_caml']['value'] for name, section in strata.items()}
+    # E11.9 is a label of S0 although nobody has it here.
+    assert caml == {'S0': pytest.approx(1 / 2), 'S1': 1}
+
+
 def test_without_strata_only_the_whole_split_is_reported():
     saved = evaluate(gold(), answers(), strata=None, valid_codes=VALID, seed=0, samples=5)
     assert saved['strata'] == {}
 
 
 def test_the_table_shows_every_system_and_the_strata_of_any():
-    perfect = [
-        Prediction(d.doc_id, tuple(PredictedCode(a.code, evidence=a.evidence) for a in d.annotations)) for d in gold()
-    ]
-    table = format_table({'model': result(answers()), 'oracle': result(perfect)})
+    table = format_table({'model': result(answers()), 'oracle': result(perfect())})
     header, rule, model, oracle = table.splitlines()[:4]
-    assert header.split()[-7:] == ['macro_active', 'S0', 'S1', 'S3', 'evidence', 'grounded', 'invalid']
+    assert header.split()[-7:] == ['macro_f1_active', 'S0', 'S1', 'S3', 'evidence', 'grounded', 'invalid']
     assert len(header) == len(rule) == len(model) == len(oracle)
     assert model.split()[:2] == ['model', '0.400']
     assert oracle.split()[1:] == ['1.000', '[1.000,', '1.000]', *['1.000'] * 4, '-', '1.000', '1.000', '0.000']
-    assert 'macro_gold: mean F1' in table
+    assert 'macro_f1_gold: mean F1' in table
     assert table.isascii()
 
 

@@ -1,7 +1,7 @@
 """A tiny decoder, batches of random segments, and a run that can be killed in a subprocess."""
 
-import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -61,30 +61,31 @@ def random_batch(seed: int, rows: int, length: int, tasks=TASKS) -> dict[str, np
     return batch
 
 
-def batches_from(mesh, seconds_per_step: float = 0.0):
-    """The loader's stand-in: start step -> iterator of (step, batch); the shape changes from step to step."""
+def fit_tiny(workdir, *, steps=10, shapes=SHAPES, mesh=None, fingerprint=None, change=None, pause=0.0, **options):
+    """Trains the tiny decoder.
 
-    def batches(start):
-        step = start
-        while True:
-            time.sleep(seconds_per_step)
-            yield step, jax.device_put(random_batch(step, *SHAPES[step % 2]), batch_sharding(mesh))
-            step += 1
-
-    return batches
-
-
-def fit_tiny(workdir, *, steps=12, mesh=None, seconds_per_step=0.0, fingerprint=None, batches=None, **options):
-    """Trains the tiny decoder; `options` are those of the optimizer and of the loop."""
+    Args:
+        shapes: of the batches, in turn.
+        change: (step, batch) -> batch, what a test does to the data.
+        pause: seconds before each batch.
+        options: of the optimizer and of the loop.
+    """
     mesh = mesh or make_mesh()
     graphdef, params = tiny_params(mesh)
     loop = {key: options.pop(key) for key in list(options) if key in TrainingSettings.__dataclass_fields__}
+
+    def batches(start):
+        for step in range(start, steps):
+            time.sleep(pause)
+            batch = random_batch(step, *shapes[step % len(shapes)])
+            yield step, jax.device_put(change(step, batch) if change else batch, batch_sharding(mesh))
+
     return fit(
         graphdef,
         params,
         mesh=mesh,
-        run=Run(steps, SHAPES, np.full(steps, 100), dict.fromkeys(TASKS, 20.0)),
-        batches=batches or batches_from(mesh, seconds_per_step),
+        run=Run(steps, tuple(shapes), np.full(steps, 100), dict.fromkeys(TASKS, 20.0)),
+        batches=batches,
         optimizer=OptimizerSettings(**{'learning_rate': 0.02, 'warmup_steps': 2, **options}),
         settings=TrainingSettings(**{'checkpoint_every': 4, 'tile_tokens': 50, **loop}),
         fingerprint=fingerprint or {'plan': 'p1'},
@@ -102,14 +103,6 @@ def losses(workdir) -> list[float]:
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser()
-    parser.add_argument('workdir')
-    parser.add_argument('--seconds_per_step', type=float, default=0.0)
-    parser.add_argument('--meshes', type=json.loads, default=None)
-    arguments = parser.parse_args()
-    if arguments.meshes is None:
-        fit_tiny(arguments.workdir, seconds_per_step=arguments.seconds_per_step)
-    else:
-        for name, sizes, optimizer in arguments.meshes:
-            mesh = make_mesh(**sizes)
-            fit_tiny(Path(arguments.workdir) / name, steps=30, mesh=mesh, name=optimizer, accumulation=1)
+    # Arguments: a JSON list of [workdir, mesh sizes, options of fit_tiny].
+    for workdir, sizes, options in json.loads(sys.argv[1]):
+        fit_tiny(workdir, mesh=make_mesh(**sizes), **options)

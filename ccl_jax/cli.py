@@ -1,0 +1,179 @@
+"""The command line: `ccl-jax VERB --config configs/x.py[:variant] --workdir DIR --config.section.key=value`.
+
+Every mistake that a user can make ends in one sentence on standard error and exit code 2.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+from ccl_jax.errors import UserError
+
+VERBS = {
+    'prepare': 'read the sources, make spans and examples, print the reports and the plan',
+    'train': 'prepare what is missing, train (resuming by itself), evaluate',
+    'eval': 'decode and score a split with the newest checkpoint',
+    'code': 'code one or many notes: files, or standard input',
+    'export': 'write the newest checkpoint as a Hugging Face folder',
+}
+_NEEDS_CONFIG = ('prepare', 'train')
+
+USAGE = """\
+usage: ccl-jax VERB [flags]
+
+{verbs}
+
+  --config FILE[:VARIANT]        experiment file (prepare, train)
+  --config.section.key=VALUE     changes one value of it
+  --workdir DIR                  folder of the run
+  --output DIR                   folder to write (export)
+  --split NAME                   split to evaluate instead of eval.split (eval)
+  --json                         print JSON (code, eval)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ('-h', '--help', 'help'):
+        print(_usage())
+        return 0 if arguments else 2
+    try:
+        return _run(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f'ccl-jax: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('ccl-jax: interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f'ccl-jax: {error.filename}: {error.strerror}; check the path, permissions and free space', file=sys.stderr
+        )
+        return 2
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        raise UserError(f'unknown verb "{verb}"; verbs are {", ".join(VERBS)}')
+    if '--help' in arguments or '-h' in arguments:
+        print(_usage())
+        return 0
+    values, positional = _parse(verb, arguments)
+    if positional and verb != 'code':
+        raise UserError(f'unexpected argument "{positional[0]}"; flags begin with --')
+    return globals()[f'_{verb}'](values, positional)
+
+
+def _prepare(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.config import check_config
+    from ccl_jax.pipeline.train import prepare
+
+    prepare(check_config(values.config), Path(values.workdir))
+    return 0
+
+
+def _train(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.config import check_config
+    from ccl_jax.pipeline.evaluate import evaluate_run
+    from ccl_jax.pipeline.train import train
+
+    config, workdir = check_config(values.config), Path(values.workdir)
+    prepared = train(config, workdir)
+    print(evaluate_run(config, workdir, prepared))
+    return 0
+
+
+def _eval(values: flags.FlagValues, _: list[str]) -> int:
+    import dataclasses
+
+    from ccl_jax.config import check_config
+    from ccl_jax.pipeline.evaluate import evaluate_run
+    from ccl_jax.pipeline.prepare import prepare_corpus
+    from ccl_jax.pipeline.workdir import claim_workdir, workdir_config
+
+    workdir = Path(values.workdir)
+    config = workdir_config(workdir)
+    if values.config is not None:
+        config = check_config(values.config)
+        claim_workdir(workdir, config)
+    if values.split is not None:
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, split=values.split))
+    text = evaluate_run(config, workdir, prepare_corpus(config, workdir))
+    print((workdir / 'eval' / config.eval.split / 'metrics.json').read_text() if values.json else text)
+    return 0
+
+
+def _code(values: flags.FlagValues, paths: list[str]) -> int:
+    from ccl_jax.pipeline.code import code_notes, format_codes, read_notes
+
+    coded, synthetic = code_notes(Path(values.workdir), read_notes(paths))
+    if synthetic:
+        print('This model was trained on synthetic notes alone; it is not for clinical use.', file=sys.stderr)
+    if values.json:
+        for note in coded:
+            print(json.dumps(note, ensure_ascii=False))
+    else:
+        print(format_codes(coded))
+    return 0
+
+
+def _export(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.pipeline.export import export_run
+
+    if not values.output:
+        raise UserError('--output is missing; name the folder to write')
+    print(export_run(Path(values.workdir), Path(values.output)))
+    return 0
+
+
+def _usage() -> str:
+    return USAGE.format(verbs='\n'.join(f'  {verb:<9}{what}' for verb, what in VERBS.items()))
+
+
+def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """Parses the flags into a set of their own, so that no other library's flags are in the way."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', None, 'experiment file', flag_values=values, lock_config=True)
+    flags.DEFINE_string('workdir', None, 'folder of the run', flag_values=values)
+    flags.DEFINE_string('output', None, 'folder to write', flag_values=values)
+    flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
+    flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
+    # Values of config keys are looked for in sys.argv by ml_collections.
+    sys.argv = ['ccl-jax', *arguments]
+    try:
+        positional = values(sys.argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown_flag(error.flagname) from None
+    except flags.Error as error:
+        raise UserError(str(error).replace('\n', ' ')) from None
+    if values.workdir is None:
+        raise UserError('--workdir is missing; name the folder of the run')
+    if verb in _NEEDS_CONFIG and values.config is None:
+        raise UserError('--config is missing; name an experiment file such as configs/demo.py')
+    return values, positional
+
+
+def _unknown_flag(name: str) -> UserError:
+    if name.startswith('config.'):
+        from ccl_jax.config import unknown_key
+
+        return unknown_key(name.removeprefix('config.'))
+    return UserError(f'unknown flag --{name}; "ccl-jax --help" lists them')

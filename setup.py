@@ -1,0 +1,54 @@
+"""Packaging of ccl_jax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name='ccl-jax',
+    version='0.1.0',
+    description='Code-Centric Learning for clinical coding, in JAX',
+    long_description=open('README.md', encoding='utf-8').read(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11,<3.14',
+    packages=find_packages(include=['ccl_jax', 'ccl_jax.*']),
+    package_data={'ccl_jax.evaluation': ['audit.css', 'audit.js']},
+    install_requires=[
+        'absl-py>=2.1',
+        'etils>=1.9',
+        'flax>=0.12.6',
+        # tensorflow-datasets imports it and does not declare it.
+        'importlib_resources>=6.4',
+        'grain>=0.2.12',
+        # 0.11.0 is left out: no release of flax accepts it.
+        'jax>=0.10,!=0.11.0',
+        'ml-collections>=1.0',
+        'numpy>=2.0',
+        'optax>=0.2.6',
+        'orbax-checkpoint>=0.12',
+        'safetensors>=0.5',
+        'simple-icd-10-cm>=1.5',
+        'tensorboardX>=2.6.2',
+        'tensorflow-datasets>=4.9.8',
+        'tokenizers>=0.21',
+        'tqdm>=4.66',
+        'transformers>=4.56',
+    ],
+    extras_require={
+        'test': [
+            'hypothesis>=6.100',
+            'mypy>=1.13',
+            'peft>=0.17; python_version < "3.12"',
+            'pytest>=8',
+            'ruff>=0.9',
+            'scikit-learn>=1.5',
+            # A build without CUDA exists for this version and Python alone.
+            'torch==2.13.0; python_version < "3.12"',
+        ],
+        'gpu': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'llm': ['httpx>=0.27'],
+        'baselines': ['scikit-learn>=1.5'],
+    },
+    entry_points={'console_scripts': ['ccl-jax=ccl_jax.cli:run']},
+    classifiers=['Programming Language :: Python :: 3'],
+)
