@@ -21,6 +21,8 @@ setup(
         'grain>=0.2.12',
         # 0.11.0 is left out: no release of flax accepts it.
         'jax>=0.10,!=0.11.0',
+        # transformers needs it for chat templates and does not declare it.
+        'jinja2>=3.1',
         'ml-collections>=1.0',
         'numpy>=2.0',
         'optax>=0.2.6',

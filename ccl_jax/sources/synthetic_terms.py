@@ -99,7 +99,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     'K59.00': ('infrequent stools', 'hard stools', 'constipated'),
     'K64.9': ('piles', 'hemorrhoidal disease', 'swollen rectal veins'),
     'K74.60': ('cirrhotic liver', 'end stage liver scarring', 'liver cirrhosis'),
-    'K76.0': ('fatty liver', 'hepatic steatosis', 'steatosis of the liver'),
+    'K76.0': ('fat in the liver', 'hepatic steatosis', 'steatosis of the liver'),
     'K80.20': ('gallstones', 'cholelithiasis', 'stones in the gallbladder'),
     'K85.90': ('pancreatitis', 'inflamed pancreas', 'pancreatic inflammation'),
     'K90.0': ('gluten intolerance', 'celiac sprue', 'gluten enteropathy'),

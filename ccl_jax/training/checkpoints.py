@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ccl_jax.errors import UserError
+from ccl_jax.training.mesh import path_name
 
 MANIFEST = 'manifest.json'
 _DAMAGED = '.damaged'
@@ -51,7 +52,9 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep: int, fingerprint: Mapping[str, Any]):
         if keep < 2:
-            raise UserError(f'keep is {keep}; keep at least 2 checkpoints, the second is what a damaged one falls back to')
+            raise UserError(
+                f'keep is {keep}; keep at least 2 checkpoints, the second is what a damaged one falls back to'
+            )
         self._directory = Path(directory).absolute()
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._keep = keep
@@ -159,7 +162,9 @@ def restore_parameters(directory: str | Path, abstract: Any, *, name: str = 'par
     """
     directory = Path(directory).absolute()
     step = _from_process_zero(
-        lambda: next((step for step in _finished_steps(directory) if not _reported_damage(directory / str(step))), _NONE)
+        lambda: next(
+            (step for step in _finished_steps(directory) if not _reported_damage(directory / str(step))), _NONE
+        )
     )
     if step == _NONE:
         raise UserError(f'there is no good checkpoint in {directory}; train first, or name another workdir')
@@ -195,7 +200,9 @@ def _checksums(path: Path) -> dict[str, str]:
 
     files = sorted(file for file in path.rglob('*') if file.is_file() and not file.name.startswith(MANIFEST))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return {str(file.relative_to(path)): digest for file, digest in zip(files, pool.map(checksum, files), strict=True)}
+        return {
+            str(file.relative_to(path)): digest for file, digest in zip(files, pool.map(checksum, files), strict=True)
+        }
 
 
 def _damage(path: Path) -> str:
@@ -252,13 +259,20 @@ def _differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: s
 
 
 def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return ocp.load_checkpointables(path, dict(abstract))
-    except (ValueError, KeyError, TypeError) as error:
-        # The files are as they were written, so what does not fit is the model or the optimizer.
-        raise UserError(
-            f'checkpoint {path} does not fit this model and optimizer; use the config that it was trained with'
-        ) from error
+    """Loads the named trees. Raises UserError where their paths or shapes differ from `abstract`."""
+    metadata = ocp.checkpointables_metadata(path).metadata
+    wanted, saved = _shapes(dict(abstract)), _shapes({name: metadata.get(name, {}) for name in abstract})
+    for name in sorted(wanted.keys() | saved.keys()):
+        if wanted.get(name) != saved.get(name):
+            raise UserError(
+                f'checkpoint {path} does not fit: {name} is {saved.get(name, "absent")} in it and '
+                f'{wanted.get(name, "absent")} in this model and optimizer; use the config that it was trained with'
+            )
+    return ocp.load_checkpointables(path, dict(abstract))
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    return {path_name(path): list(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _from_process_zero(function: Any) -> int:

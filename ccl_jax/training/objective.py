@@ -126,9 +126,7 @@ def _tiled_sums(hidden, output_embedding, targets, weights, task_ids, tile_token
 
 def _cross_entropy(hidden, output_embedding, targets):
     """Returns -log p(target) in float32, [N], of hidden [N, D]."""
-    logits = jnp.einsum(
-        'nd,dv->nv', hidden, output_embedding.astype(hidden.dtype), preferred_element_type=jnp.float32
-    )
+    logits = jnp.einsum('nd,dv->nv', hidden, output_embedding.astype(hidden.dtype), preferred_element_type=jnp.float32)
     # A masked sum instead of a gather: it stays where a vocabulary shard is, and its gradient is no scatter.
     vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
     target_logits = jnp.sum(jnp.where(vocabulary == targets[:, None], logits, 0.0), axis=1)

@@ -159,9 +159,7 @@ def _make_gradients(graphdef, mesh, coefficients, tile_tokens, accumulation):
 
     def of_micro_batches(params, batch):
         # Row r goes to micro-batch r mod accumulation, so every device keeps its own rows.
-        micro_batches = jax.tree.map(
-            lambda x: jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1), batch
-        )
+        micro_batches = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1), batch)
 
         def add(totals, micro_batch):
             return jax.tree.map(jnp.add, totals, of_batch(params, micro_batch)), None

@@ -17,7 +17,10 @@ FINGERPRINT = {'config': {'learning_rate': 0.1, 'layers': (1, 2)}, 'plan': 'abc'
 
 def state_at(step):
     """A state with the containers of real ones; its numbers tell the step."""
-    params = {'embedding': jax.random.normal(jax.random.key(step), (40, 30)), 'layers': {'down': jnp.full((2, 3), step)}}
+    params = {
+        'embedding': jax.random.normal(jax.random.key(step), (40, 30)),
+        'layers': {'down': jnp.full((2, 3), 1.0 * step)},
+    }
     return {'params': params, 'optimizer': {'opt_state': optax.adamw(0.1).init(params), 'step': jnp.int32(step)}}
 
 
@@ -114,9 +117,7 @@ def damage_of_the_manifest(checkpoint):
     (checkpoint / MANIFEST).write_text('{')
 
 
-@pytest.mark.parametrize(
-    'damage', [damage_by_flip, damage_by_truncation, damage_by_deletion, damage_of_the_manifest]
-)
+@pytest.mark.parametrize('damage', [damage_by_flip, damage_by_truncation, damage_by_deletion, damage_of_the_manifest])
 def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(directory, caplog, damage):
     damage(directory / '3')
     _, params = restore_parameters(directory, abstract(state_at(0)['params']))
@@ -173,9 +174,15 @@ def test_another_fingerprint_is_refused_with_the_differences(saved):
 
 
 def test_another_model_is_refused(saved):
-    for wrong in ({'embedding': jnp.zeros((41, 30)), 'layers': {'down': jnp.zeros((2, 3))}}, {'lm_head': jnp.zeros(3)}):
-        with pytest.raises(UserError, match='does not fit'):
-            restore_parameters(saved, abstract(wrong))
+    params = state_at(0)['params']
+    wider = {**params, 'embedding': jnp.zeros((41, 30))}
+    with pytest.raises(UserError, match=r'params/embedding is \[40, 30\] in it and \[41, 30\] in this model'):
+        restore_parameters(saved, abstract(wider))
+    with pytest.raises(UserError, match=r'params/lm_head is absent in it and \[3\] in this model'):
+        restore_parameters(saved, abstract({**params, 'lm_head': jnp.zeros(3)}))
+    other_optimizer = optax.sgd(0.1, momentum=0.9).init(params)
+    with Checkpoints(saved, keep=2, fingerprint=FINGERPRINT) as checkpoints, pytest.raises(UserError, match='not fit'):
+        checkpoints.restore(abstract({'optimizer': {'opt_state': other_optimizer, 'step': jnp.int32(0)}}))
 
 
 def test_keeping_one_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tiny import SHAPES, fit_tiny, lines, losses
 
 from ccl_jax.errors import UserError
+from ccl_jax.training import loop
 from ccl_jax.training.loop import cut_metrics
 
 
@@ -90,8 +91,22 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted):
     assert (uninterrupted / 'metrics.jsonl').read_bytes() == before
 
 
-@pytest.mark.parametrize('kill_at', [6])
-def test_a_killed_run_gives_the_same_losses_bit_for_bit(uninterrupted, tmp_path, kill_at):
+@pytest.mark.parametrize('stop_at', [3, 7])
+def test_a_run_that_failed_goes_on_with_the_same_losses_bit_for_bit(uninterrupted, tmp_path, stop_at):
+    def fail(step, batch):
+        if step == stop_at:
+            raise RuntimeError('no more data')
+        return batch
+
+    with pytest.raises(RuntimeError):
+        fit_tiny(tmp_path, change=fail)
+    fit_tiny(tmp_path)
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_run_gives_the_same_losses_bit_for_bit(uninterrupted, tmp_path):
+    kill_at = 6
     process = spawn([[str(tmp_path), {}, {'pause': 0.2}]])
     metrics = tmp_path / 'metrics.jsonl'
     wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') > kill_at, process)
@@ -150,16 +165,17 @@ def test_the_mesh_changes_nothing(tmp_path):
         np.testing.assert_allclose(losses(tmp_path / eight), losses(tmp_path / one), rtol=1e-5)
 
 
-def test_steps_that_are_not_finite_are_skipped_and_end_the_run_when_they_go_on(tmp_path):
-    def poison(step, batch):
-        return {**batch, 'loss_weights': batch['loss_weights'] * np.float32(np.nan if 2 <= step < 4 or step > 5 else 1)}
+def test_steps_that_are_not_finite_are_skipped_and_end_the_run_when_they_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, '_MOST_SKIPPED_IN_A_ROW', 3)
 
-    options = {'steps': 40, 'shapes': SHAPES[:1], 'checkpoint_every': 100, 'change': poison}
-    with pytest.raises(UserError, match='25 steps in a row, up to step 30'):
-        fit_tiny(tmp_path, **options)
+    def poison(step, batch):
+        return {**batch, 'loss_weights': batch['loss_weights'] * np.float32(np.nan if 2 <= step < 4 or step > 4 else 1)}
+
+    with pytest.raises(UserError, match='3 steps in a row, up to step 7'):
+        fit_tiny(tmp_path, shapes=SHAPES[:1], change=poison)
     recorded = lines(tmp_path)
-    assert [line['loss'] is None for line in recorded[:8]] == [False, False, True, True, False, False, True, True]
-    assert [line['skipped'] for line in recorded[:7]] == [0, 0, 1, 2, 2, 2, 3]
+    assert [line['loss'] is None for line in recorded] == [False, False, True, True, False, True, True, True]
+    assert [line['skipped'] for line in recorded] == [0, 0, 1, 2, 2, 3, 4, 5]
 
 
 def test_rows_that_cannot_be_divided_are_refused(tmp_path):

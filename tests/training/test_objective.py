@@ -111,7 +111,7 @@ def test_gradients_averaged_over_an_epoch_are_those_of_the_full_data_objective(w
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(tile_tokens=st.integers(1, 100), seed=st.integers(0, 5))
 def test_tiles_change_nothing(weights, tile_tokens, seed):
     batch = random_batch(seed, 4, 18)

@@ -127,7 +127,9 @@ def test_compiled_ahead_it_takes_what_the_loader_gives():
     compiled = train_step.lower(abstract_state(state), abstract_batch(4, 16, MESH)).compile()
     batch = random_batch(0, 4, 16)
     new_state, _ = compiled(state, put(batch))
-    assert jax.tree.map(lambda x: x.sharding, new_state) == jax.tree.map(lambda x: x.sharding, abstract_state(new_state))
+    assert jax.tree.map(lambda x: x.sharding, new_state) == jax.tree.map(
+        lambda x: x.sharding, abstract_state(new_state)
+    )
     assert int(new_state.step) == 1
 
 
