@@ -156,24 +156,33 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('output', None, 'folder to write', flag_values=values)
     flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
     flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
+    _check_overrides(arguments)
     # Values of config keys are looked for in sys.argv by ml_collections.
     sys.argv = ['ccl-jax', *arguments]
     try:
         positional = values(sys.argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        raise _unknown_flag(error.flagname) from None
-    except flags.Error as error:
-        raise UserError(str(error).replace('\n', ' ')) from None
+        raise UserError(f'unknown flag --{error.flagname}; "ccl-jax --help" lists them') from None
+    except (flags.Error, OSError) as error:
+        # An error inside an experiment file comes with its whole traceback; the last line says what it is.
+        raise UserError(str(error).strip().splitlines()[-1]) from None
+    try:
+        config = values.config
+    except Exception as error:
+        raise UserError(f'the experiment file cannot be used: {type(error).__name__}: {error}') from None
     if values.workdir is None:
         raise UserError('--workdir is missing; name the folder of the run')
-    if verb in _NEEDS_CONFIG and values.config is None:
+    if verb in _NEEDS_CONFIG and config is None:
         raise UserError('--config is missing; name an experiment file such as configs/demo.py')
     return values, positional
 
 
-def _unknown_flag(name: str) -> UserError:
-    if name.startswith('config.'):
-        from ccl_jax.config import unknown_key
+def _check_overrides(arguments: Sequence[str]) -> None:
+    """Refuses `--config.key=value` of a key that no config has, naming the nearest one."""
+    names = [argument.lstrip('-').partition('=')[0] for argument in arguments if argument.startswith('-')]
+    overrides = [name.removeprefix('config.') for name in names if name.startswith('config.')]
+    if overrides:
+        from ccl_jax.config import check_key
 
-        return unknown_key(name.removeprefix('config.'))
-    return UserError(f'unknown flag --{name}; "ccl-jax --help" lists them')
+        for name in overrides:
+            check_key(name)

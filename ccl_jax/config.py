@@ -244,7 +244,16 @@ def nearest_key(unknown: str) -> str:
     return max(candidates, key=lambda path: difflib.SequenceMatcher(None, unknown, path).ratio())
 
 
-def unknown_key(path: str) -> UserError:
+def check_key(path: str) -> None:
+    """Raises UserError if the dotted `path` is no key that can be set, with the nearest known one."""
+    known = [leaf for leaf, _ in _leaves(default_config().to_dict())]
+    if any(leaf.startswith(f'{path}.') for leaf in known):
+        raise UserError(f'config key "{path}" is a section; set one of its keys, such as "{nearest_key(path)}"')
+    if path not in known:
+        raise _unknown_key(path)
+
+
+def _unknown_key(path: str) -> UserError:
     return UserError(f'unknown config key "{path}"; the nearest known one is "{nearest_key(path)}"')
 
 
@@ -293,7 +302,7 @@ def _check_keys(given: dict[str, Any], defaults: dict[str, Any], prefix: str = '
     for name, value in given.items():
         path = f'{prefix}{name}'
         if name not in defaults:
-            raise unknown_key(path)
+            raise _unknown_key(path)
         if isinstance(defaults[name], dict):
             if not isinstance(value, dict):
                 raise UserError(f'config key "{path}" is a section with keys such as "{next(iter(defaults[name]))}"')

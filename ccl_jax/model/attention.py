@@ -98,29 +98,36 @@ def _reference(query, key, value, queries: Places, keys: Places, own_keys: bool)
 def _masked_attention(query, key, value, visible) -> jax.Array:
     """Attention of query [B, K, N/K, T, H] over key and value [B, K, S, H] with `visible` [B, T, S].
 
-    The gradient is written out because XLA's CPU backend takes up to twice as long over the derived one.
+    The gradient is written out because XLA's CPU backend needs up to twice the time for the derived one.
+    Queries of a group are treated as more tokens, so key/value heads are never repeated in memory.
     """
     return _masked_attention_forward(query, key, value, visible)[0]
 
 
 def _masked_attention_forward(query, key, value, visible):
-    scores = jnp.einsum('bkgth,bksh->bkgts', query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible[:, None, None], scores * query.shape[-1] ** -0.5, _HIDDEN_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    attended = jnp.einsum('bkgts,bksh->bkgth', weights, value)
-    return attended, (query, key, value, weights, attended)
+    batch, kv_heads, group, length, head_dim = query.shape
+    query = query.reshape(batch, kv_heads, group * length, head_dim)
+    scores = jnp.einsum('bkth,bksh->bkts', query * head_dim**-0.5, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, group, length, -1)
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _HIDDEN_SCORE), axis=-1)
+    weights = weights.reshape(batch, kv_heads, group * length, -1).astype(value.dtype)
+    attended = jnp.einsum('bkts,bksh->bkth', weights, value)
+    shape = (batch, kv_heads, group, length, head_dim)
+    return attended.reshape(shape), (query, key, value, weights, attended)
 
 
 def _masked_attention_backward(residuals, gradient):
     query, key, value, weights, attended = residuals
-    value_gradient = jnp.einsum('bkgts,bkgth->bksh', weights, gradient)
+    shape, scale = gradient.shape, query.shape[-1] ** -0.5
+    gradient = gradient.reshape(query.shape)
+    value_gradient = jnp.einsum('bkts,bkth->bksh', weights, gradient)
     # Softmax: d score = weight * (d weight - sum over keys of weight * d weight); that sum is attended . d attended.
     mean = jnp.sum((attended * gradient).astype(jnp.float32), axis=-1, keepdims=True)
-    weight_gradient = jnp.einsum('bkgth,bksh->bkgts', gradient, value, preferred_element_type=jnp.float32)
-    score_gradient = (weights * (weight_gradient - mean) * query.shape[-1] ** -0.5).astype(query.dtype)
-    query_gradient = jnp.einsum('bkgts,bksh->bkgth', score_gradient, key)
-    key_gradient = jnp.einsum('bkgts,bkgth->bksh', score_gradient, query)
-    return query_gradient, key_gradient, value_gradient, None
+    weight_gradient = jnp.einsum('bkth,bksh->bkts', gradient, value, preferred_element_type=jnp.float32)
+    score_gradient = (weights * (weight_gradient - mean)).astype(query.dtype)
+    query_gradient = jnp.einsum('bkts,bksh->bkth', score_gradient, key) * scale
+    key_gradient = jnp.einsum('bkts,bkth->bksh', score_gradient, query) * scale
+    return query_gradient.reshape(shape), key_gradient, value_gradient, None
 
 
 _masked_attention.defvjp(_masked_attention_forward, _masked_attention_backward)

@@ -107,6 +107,8 @@ class NoteSettings:
         share_s1, share_s2: chance that a code of a dev or test note is drawn from
             that stratum (training notes draw from S0 alone).
         fillers: sentences without a finding, per section that holds prose.
+        brief: share of the training notes that are brief: one paragraph with one to
+            three codes. Notes for evaluation are never brief.
     """
 
     seed: int = 0
@@ -121,6 +123,7 @@ class NoteSettings:
     share_s1: float = 0.2
     share_s2: float = 0.08
     fillers: int = 1
+    brief: float = 0.0
 
 
 class SyntheticNotes:
@@ -160,21 +163,25 @@ class SyntheticNotes:
             rng = random.Random(f'{self.settings.seed}:{split}:{number}')
             draft = _Draft()
             choose = functools.partial(forms.choose, rng=rng)
-            _write_note(draft, self._draw_codes(rng, split), self._distractors(rng, split), choose, rng, self.settings)
+            codes, distractors = self._draw_codes(rng, split), self._distractors(rng, split)
+            if split == 'train' and rng.random() < self.settings.brief:
+                _write_brief_note(draft, codes[: rng.randint(1, 3)], distractors, choose, rng)
+            else:
+                _write_note(draft, codes, distractors, choose, rng, self.settings)
             yield draft.document(f'synthetic-{split}-{number:05d}', split)
 
     def texts(self, count: int) -> Iterator[tuple[str, str]]:
         """Yields (id, text) without codes, for language modelling: the stand-in for pretraining.
 
-        Half of them repeat a short list of random phrases several times, the rest are
-        notes about random phrases, followed by a list of the phrases that the note
-        affirms. From both, a model learns to quote. The words are those of S0 forms and
+        A third of them repeat a short list of random phrases several times, the others are
+        notes about random phrases, brief or whole, followed by a list of the phrases that
+        the note affirms. From both, a model learns to quote. The words are those of S0 forms and
         of what spans carry of S1; no form of an S2 code and no code occurs.
         """
         phrases = _Phrases(self)
         for number in range(count):
             rng = random.Random(f'{self.settings.seed}:texts:{number}')
-            write = _quoted_note if number % 2 else _repeated_list
+            write = (_repeated_list, _quoted_brief_note, _quoted_note)[number % 3]
             yield f'synthetic-text-{number:05d}', write(phrases, rng, self.settings)
 
     def _draw_codes(self, rng: random.Random, split: str) -> list[str]:
@@ -247,11 +254,26 @@ def _repeated_list(phrases: _Phrases, rng: random.Random, settings: NoteSettings
     return '\n'.join(lines * 5)
 
 
+def _quoted_brief_note(phrases: _Phrases, rng: random.Random, settings: NoteSettings) -> str:
+    findings = [phrases.draw(rng) for _ in range(rng.randint(1, 3))]
+    draft = _Draft()
+    _write_brief_note(draft, findings, [phrases.draw(rng) for _ in range(2)], _as_it_is, rng)
+    return _with_quotes(draft)
+
+
 def _quoted_note(phrases: _Phrases, rng: random.Random, settings: NoteSettings) -> str:
     findings = [phrases.draw(rng) for _ in range(rng.randint(settings.min_codes, settings.max_codes))]
     distractors = [phrases.draw(rng) for _ in range(_DISTRACTORS_AT_MOST)]
     draft = _Draft()
-    _write_note(draft, findings, distractors, lambda phrase, affirmed: phrase, rng, settings)
+    _write_note(draft, findings, distractors, _as_it_is, rng, settings)
+    return _with_quotes(draft)
+
+
+def _as_it_is(finding: str, affirmed: bool) -> str:
+    return finding
+
+
+def _with_quotes(draft: '_Draft') -> str:
     quotes = sorted((evidence.parts[0], text) for text, found in draft.evidence.items() for evidence in found)
     return '\n'.join([draft.text, EVIDENCE_HEADING, *(f'- {text}' for _, text in quotes)])
 
@@ -359,4 +381,25 @@ def _write_note(
     for finding in findings:
         if rng.random() < 0.15:
             affirm(finding, _PLANS)
+    draft.write('\n')
+
+
+def _write_brief_note(
+    draft: _Draft, findings: list[str], distractors: list[str], choose: Callable[[str, bool], str], rng: random.Random
+) -> None:
+    """Writes one paragraph: the findings, up to two distractors and a filler, in any order."""
+    templates = _PRESENTATIONS + _AFFIRMED + _PLANS
+    sentences: list[tuple[str, str | None, bool]] = [(rng.choice(templates), finding, True) for finding in findings]
+    for distractor in [d for d in distractors if d not in findings][: rng.randint(0, 2)]:
+        sentences.append((rng.choice(_DISTRACTORS + _FAMILY), distractor, False))
+    if rng.random() < 0.5:
+        sentences.append((rng.choice(_FILLERS), None, False))
+    rng.shuffle(sentences)
+    draft.write(f'{MARK}\n')
+    for position, (template, finding, affirmed) in enumerate(sentences):
+        draft.write(' ' if position else '')
+        if finding is None:
+            draft.write(template)
+        else:
+            draft.mention(template, choose(finding, affirmed), finding if affirmed else None, rng)
     draft.write('\n')

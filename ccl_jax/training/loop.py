@@ -5,6 +5,7 @@ losses that an uninterrupted run would have given, bit for bit on the same machi
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
@@ -155,8 +156,9 @@ def fit(
 
         with _Recorder(workdir, start, run, settings.log_every) as recorder:
             for step, batch in _expect_steps(batches(start), start, run.total_steps):
-                state, metrics = compiled[batch['tokens'].shape](state, batch)
-                recorder.add(step, batch['tokens'].shape, metrics)
+                rows, length = batch['tokens'].shape
+                state, metrics = compiled[rows, length](state, batch)
+                recorder.add(step, (rows, length), metrics)
                 done = step + 1
                 if done % settings.checkpoint_every == 0 or done == run.total_steps:
                     # The lines of all steps up to here must be on disk before a resumed run may begin after them.
@@ -215,14 +217,17 @@ class _Recorder:
         self._skipped_in_a_row = 0
         self._last_time = time.perf_counter()
         self._writes = jax.process_index() == 0
+        self._open = contextlib.ExitStack()
         self._bar = None
         if self._writes:
             workdir.mkdir(parents=True, exist_ok=True)
             cut_metrics(workdir / 'metrics.jsonl', start)
-            self._lines = open(workdir / 'metrics.jsonl', 'a', encoding='utf-8')
-            self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start or None)
+            self._lines = self._open.enter_context(open(workdir / 'metrics.jsonl', 'a', encoding='utf-8'))  # noqa: SIM115
+            writer = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start or None)
+            self._tensorboard = self._open.enter_context(writer)
             if sys.stderr.isatty():
-                self._bar = tqdm(total=run.total_steps, initial=start, unit='step', dynamic_ncols=True)
+                bar = tqdm(total=run.total_steps, initial=start, unit='step', dynamic_ncols=True)
+                self._bar = self._open.enter_context(bar)
 
     def add(self, step: int, shape: tuple[int, int], metrics: Metrics) -> None:
         self._queue.append((step, shape, metrics))
@@ -241,13 +246,9 @@ class _Recorder:
         return self
 
     def __exit__(self, error_type: Any, *_: object) -> None:
-        if error_type is None:
-            self.drain()
-        if self._writes:
-            self._lines.close()
-            self._tensorboard.close()
-            if self._bar is not None:
-                self._bar.close()
+        with self._open:
+            if error_type is None:
+                self.drain()
 
     def _record(self, step: int, shape: tuple[int, int], device_metrics: Metrics) -> None:
         metrics = jax.device_get(device_metrics)
@@ -262,7 +263,7 @@ class _Recorder:
             self._show(line)
         if self._skipped_in_a_row == _MOST_SKIPPED_IN_A_ROW:
             raise UserError(
-                f'the loss or a gradient was not finite for {_MOST_SKIPPED_IN_A_ROW} steps in a row, up to step {step}; '
+                f'the loss or a gradient was not finite in {_MOST_SKIPPED_IN_A_ROW} steps in a row, up to step {step}; '
                 'lower learning_rate or raise warmup_steps, and train into another workdir'
             )
 

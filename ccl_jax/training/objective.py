@@ -85,6 +85,8 @@ def task_sums(
     rows = PartitionSpec(BATCH_AXES)
 
     def local_sums(hidden, output_embedding, targets, weights, task_ids):
+        # Taken for a device's own before the loop over tiles; inside, each tile would sum its gradient over devices.
+        output_embedding = jax.lax.pcast(output_embedding, BATCH_AXES, to='varying')
         sums = _tiled_sums(hidden, output_embedding, targets, weights, task_ids, tile_tokens)
         return jax.lax.psum(sums, BATCH_AXES)
 

@@ -28,7 +28,7 @@ class TrainState:
         step: int32, the number of steps done.
         skipped: int32, how many of them left the parameters alone because the
             loss or a gradient was not finite.
-        params: nested dict of float32 arrays.
+        params: nested dict of arrays.
         opt_state: the optimizer's.
     """
 
@@ -108,7 +108,7 @@ def make_train_step(
             gradients = jax.tree.map(lambda g: g * clip, gradients)
         updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
         rate = factor(state.step)
-        params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+        params = jax.tree.map(lambda p, u: (p + rate * u).astype(p.dtype), state.params, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)

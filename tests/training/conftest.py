@@ -1,5 +1,11 @@
+import sys
+from pathlib import Path
+
 import jax
 import pytest
+
+# For `import tiny` under any import mode.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -140,7 +140,7 @@ def test_no_good_checkpoint_is_an_error_again_and_again(directory):
     with pytest.raises(UserError, match='no good checkpoint'):
         restore_parameters(directory, abstract(state_at(0)['params']))
     for _ in range(2):
-        with pytest.raises(UserError, match='every checkpoint in .* is damaged'):
+        with pytest.raises(UserError, match=r'every checkpoint in .* is damaged'):
             restore(directory)
 
 

@@ -130,28 +130,38 @@ def test_tiles_change_nothing(weights, tile_tokens, seed):
     )
 
 
+def equations(jaxpr, in_loop=False):
+    """Yields every equation at any depth, and whether it is inside a loop."""
+    for equation in jaxpr.eqns:
+        yield equation, in_loop
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner, in_loop or equation.primitive.name in ('scan', 'while'))
+
+
+def gradient_equations(weights, batch, tile_tokens):
+    def loss(parameters):
+        return packed_sums(*parameters, batch, tile_tokens=tile_tokens)[0].sum()
+
+    return list(equations(jax.make_jaxpr(jax.grad(loss))(float32(weights)).jaxpr))
+
+
 def test_logits_of_the_whole_batch_never_exist(weights):
-    """No array of the lowered forward and backward pass has as many numbers as tokens x vocabulary."""
     batch = random_batch(0, 16, 64)
-    tokens = batch['tokens'].size
 
-    def largest(tile_tokens):
-        def loss(parameters):
-            return packed_sums(*parameters, batch, tile_tokens=tile_tokens)[0].sum()
+    def most_logits(tile_tokens):
+        results = [v.aval for e, _ in gradient_equations(weights, batch, tile_tokens) for v in e.outvars]
+        return max(aval.size for aval in results if aval.shape[-1:] == (VOCABULARY,))
 
-        sizes = []
+    assert most_logits(10**6) == 16 * 64 * VOCABULARY
+    assert most_logits(64) == 64 * VOCABULARY
 
-        def visit(jaxpr):
-            for equation in jaxpr.eqns:
-                sizes.extend(v.aval.size for v in equation.outvars if v.aval.shape[-1:] == (VOCABULARY,))
-                for inner in jaxprs_in_params(equation.params):
-                    visit(inner)
 
-        visit(jax.make_jaxpr(jax.grad(loss))(float32(weights)).jaxpr)
-        return max(sizes)
-
-    assert largest(10**6) == tokens * VOCABULARY
-    assert largest(64) == 64 * VOCABULARY
+def test_devices_are_summed_over_once_not_per_tile(weights):
+    found = gradient_equations(weights, random_batch(0, 16, 64), 64)
+    assert any(e.primitive.name == 'scan' for e, _ in found)
+    sums = [in_loop for e, in_loop in found if e.primitive.name.startswith('psum')]
+    assert len(sums) >= 2
+    assert not any(sums)
 
 
 def test_an_absent_task_adds_nothing(weights):
