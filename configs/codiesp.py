@@ -1,15 +1,16 @@
 """CodiEsp v4: the open corpus with clinical text, ICD-10-CM codes and evidence. Train -> dev.
 
-    ccl-jax train --config configs/codiesp.py --config.sources.codiesp.path=DIR --config.model.path=HF_DIR --workdir runs/codiesp
     ccl-jax train --config configs/codiesp.py:tiny --config.sources.codiesp.path=DIR --workdir runs/codiesp_tiny
+    ccl-jax train --config configs/codiesp.py --config.sources.codiesp.path=DIR \
+        --config.model.path=HF_DIR --workdir runs/codiesp
 
 Spanish text with its annotated evidence; gold spans are the English terms of the
 categories that occur in training; two fifths of the codes outside the training
 documents are held out of every span (stratum S2).
 
-The plain variant starts from a pretrained checkpoint of the Llama family (one GPU of 80 GB
-for 8B in bfloat16 without LoRA will not do: use a 1B or 3B model). `tiny` makes a small decoder from the corpus instead and
-runs on 2 CPU cores in a few minutes: it exercises the path, and loses to the baselines.
+`tiny` makes a small decoder from the corpus and runs on 2 CPU cores in a few minutes: it
+exercises the path, and loses to the baselines. The plain variant starts from a pretrained
+checkpoint of the Llama family and trains all its weights; it has not been run yet.
 """
 
 from ccl_jax.config import default_config

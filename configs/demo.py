@@ -21,7 +21,8 @@ def get_config(variant=''):
     config.base.enabled = True
     config.base.texts = 4500
     config.tasks.output_format = 'pairs'
-    # A model this small transfers nothing from plain single spans; lists behind an unrelated text look like its document task.
+    # A model this small transfers nothing from plain single spans; a list behind an unrelated text
+    # looks like its document task.
     config.tasks.span_shapes = {'single': 0.1, 'list': 0.2, 'in_context': 0.7}
     config.tasks.span_repeats = 8
 
@@ -49,6 +50,7 @@ def get_config(variant=''):
         config.base.num_hidden_layers = 2
         config.tasks.span_repeats = 1
         config.base.data.steps = 12
+        config.base.optimizer.warmup_steps = 2
         config.data.steps = 24
         config.train.checkpoint_every = 10
         config.eval.max_new_tokens = 48

@@ -5,9 +5,9 @@
     ccl-jax train --config configs/jsonl.py:tiny --config.sources.jsonl.train=train.jsonl \
         --config.sources.jsonl.test=test.jsonl --workdir runs/mine_tiny
 
-The plain variant starts from a checkpoint of the Llama family (a 1B model fits one GPU of 80 GB with its
-optimizer); `tiny` makes a small decoder from the training text and runs on a laptop: it shows that the
-files are right, not what the method can do.
+`tiny` makes a small decoder from the training text and runs on a laptop: it shows that the
+files are right, not what the method can do. The plain variant starts from a pretrained
+checkpoint of the Llama family and trains all its weights.
 """
 
 from ccl_jax.config import default_config

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ccl_jax.errors import UserError
+from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 
 _UNUSED = -1
@@ -59,10 +60,11 @@ def generate(
         batch_rows: prompts decoded at a time.
 
     Raises:
-        UserError: a prompt is empty, longer than the longest bucket, or leaves no position for a new token.
+        UserError: a prompt is empty, is longer than the longest bucket, leaves no position for a new
+            token, or has a token that the model does not know.
     """
     buckets = sorted(buckets)
-    _check_lengths(prompts, buckets[-1], decoder.architecture.max_position_embeddings)
+    _check_prompts(prompts, buckets[-1], decoder.architecture)
     graphdef, params = nnx.split(decoder)
     results: dict[int, Generation] = {}
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -88,19 +90,26 @@ def generate(
     return [results[i] for i in range(len(prompts))]
 
 
-def _check_lengths(prompts: Sequence[Sequence[int]], longest_bucket: int, max_positions: int) -> None:
+def _check_prompts(prompts: Sequence[Sequence[int]], longest_bucket: int, architecture: Architecture) -> None:
+    positions, vocab_size = architecture.max_position_embeddings, architecture.vocab_size
     for i, prompt in enumerate(prompts):
-        if len(prompt) == 0:
+        length = len(prompt)
+        if length == 0:
             raise UserError(f'prompt {i} is empty; give at least one token')
-        if len(prompt) > longest_bucket:
+        if length > longest_bucket:
             raise UserError(
-                f'prompt {i} has {len(prompt)} tokens, the longest bucket {longest_bucket}; '
+                f'prompt {i} has {length} tokens, more than the longest bucket ({longest_bucket}); '
                 'add a longer bucket or shorten the prompt'
             )
-        if len(prompt) >= max_positions:
+        if length >= positions:
             raise UserError(
-                f'prompt {i} has {len(prompt)} tokens and the model {max_positions} positions, '
-                'which leaves none for a new token; shorten the prompt'
+                f'prompt {i} has {length} tokens, which leaves no room for a new one in the '
+                f"model's {positions} positions; shorten the prompt"
+            )
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise UserError(
+                f"prompt {i} has a token outside the model's vocabulary of {vocab_size}; "
+                'use the tokenizer that belongs to the model'
             )
 
 

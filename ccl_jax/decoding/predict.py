@@ -59,16 +59,20 @@ def predict_documents(
     """
     counts: Counter[str] = Counter(documents=len(documents))
     prompts = [_fit_prompt(tokenizer, document.text, max(buckets), counts) for document in documents]
-    end = end_of_turn_id(tokenizer)
     generations = generate(
-        decoder, prompts, end_ids=(end,), max_new_tokens=max_new_tokens, batch_rows=batch_rows, buckets=tuple(buckets)
+        decoder,
+        prompts,
+        end_ids=(end_of_turn_id(tokenizer),),
+        max_new_tokens=max_new_tokens,
+        batch_rows=batch_rows,
+        buckets=tuple(buckets),
     )
     predictions = []
     for document, prompt, generation in zip(documents, prompts, generations, strict=True):
-        answer, scores = _read(tokenizer, generation, end)
+        answer, scores = _read(tokenizer, generation)
         counts['prompt_tokens'] += len(prompt)
         counts['new_tokens'] += len(generation.tokens)
-        counts['unfinished'] += end not in generation.tokens[-1:]
+        counts['unfinished'] += not generation.ended
         counts['malformed_lines'] += answer.malformed
         counts['unlinked_quotes'] += len(answer.quotes) if not any(item.quote for item in answer.items) else 0
         predictions.append(prediction_from_answer(document.doc_id, document.text, answer, scores))
@@ -92,13 +96,12 @@ def _fit_prompt(tokenizer: PreTrainedTokenizerBase, text: str, longest: int, cou
     return encode_prompt(tokenizer, document_prompt(text[: words[low - 1]] if low else ''))
 
 
-def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation, end: int) -> tuple[Answer, list[float]]:
+def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation) -> tuple[Answer, list[float]]:
     """Returns the parsed answer and the score of each item: the log-probability of its line."""
-    tokens = [token for token in generation.tokens if token != end]
-    answer = parse_answer(tokenizer.decode(tokens, skip_special_tokens=True))
+    answer = parse_answer(str(tokenizer.decode(generation.tokens, skip_special_tokens=True)))
     line_logprobs = [0.0]
     for token, logprob in zip(generation.tokens, generation.logprobs, strict=True):
-        line_logprobs[-1] += float(logprob)
+        line_logprobs[-1] += logprob
         # A line end is one byte, so a token that holds it decodes to it whatever stands beside it.
-        line_logprobs += [0.0] * tokenizer.decode([token]).count('\n')
+        line_logprobs += [0.0] * str(tokenizer.decode([token])).count('\n')
     return answer, [line_logprobs[line] for line in answer.lines]

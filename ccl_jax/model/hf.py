@@ -117,13 +117,11 @@ def load_decoder(
     with contextlib.ExitStack() as stack:
         tensors = _open_tensors(folder, stack)
         _check_accounts(folder, architecture, sources, tensors)
-        arrays = {
-            source.path: jax.make_array_from_callback(
-                source.shape, sharding_for(source.path, source.shape), source.reader(tensors, jnp.dtype(param_dtype))
-            )
-            for source in sources
-        }
-        jax.block_until_ready(arrays)  # The files close here.
+        arrays = {}
+        for source in sources:
+            read = source.reader(tensors, jnp.dtype(param_dtype))
+            array = jax.make_array_from_callback(source.shape, sharding_for(source.path, source.shape), read)
+            arrays[source.path] = array.block_until_ready()  # So that host memory holds one parameter at a time.
     return _assemble(graphdef, abstract, arrays)
 
 
@@ -205,11 +203,11 @@ class _Source:
         shape = self.shape[1:] if self.stacked else self.shape
         return shape[::-1] if self.transposed else shape
 
-    def reader(self, tensors: Mapping[str, Any], dtype: np.dtype) -> Callable[[tuple[slice, ...]], np.ndarray]:
-        """Returns the callback of `jax.make_array_from_callback`: index of a shard -> its content."""
+    def reader(self, tensors: Mapping[str, Any], dtype: np.dtype) -> Callable[[Any], np.ndarray]:
+        """Returns the callback of `jax.make_array_from_callback`: index of a shard (slices) -> its content."""
         shards: dict[tuple, np.ndarray] = {}  # Devices that hold copies of one shard share one reading.
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             bounds = tuple(part.indices(size)[:2] for part, size in zip(index, self.shape, strict=True))
             if bounds not in shards:
                 shards[bounds] = self._read(tensors, dtype, bounds)
@@ -240,7 +238,9 @@ def _check_accounts(
     """Checks that every parameter has its tensors and every tensor its parameter."""
     expected = {name: source.tensor_shape for source in sources for name in source.names}
     missing = [f'{name} is missing' for name in expected if name not in tensors]
-    wrong, unexpected, redundant = [], [], []
+    wrong: list[str] = []
+    unexpected: list[str] = []
+    redundant: list[str] = []
     for name, tensor in tensors.items():
         shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
         if name not in expected:
@@ -332,7 +332,9 @@ def _by_path(state: nnx.State) -> dict[str, nnx.Variable]:
 
 
 def _assemble(graphdef: nnx.GraphDef, abstract: nnx.State, arrays: Mapping[str, jax.Array]) -> Decoder:
-    filled = [(path, variable.replace(arrays['/'.join(path)])) for path, variable in nnx.to_flat_state(abstract)]
+    filled = [
+        (path, variable.replace(arrays['/'.join(map(str, path))])) for path, variable in nnx.to_flat_state(abstract)
+    ]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
 
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from ccl_jax.errors import UserError
-from ccl_jax.model.hf import save_decoder
-from ccl_jax.pipeline.train import load_trained, open_mesh
+from ccl_jax.pipeline.train import load_trained, open_mesh, save_model
 from ccl_jax.pipeline.workdir import on_process_zero, workdir_config
 
 
@@ -18,5 +17,5 @@ def export_run(workdir: Path, folder: Path) -> str:
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise UserError(f'{folder} exists already; choose another --output or remove it')
     step, decoder, tokenizer = load_trained(config, workdir, open_mesh(config.mesh))
-    on_process_zero(lambda: save_decoder(decoder, folder, tokenizer=tokenizer), folder / 'config.json')
+    on_process_zero(lambda: save_model(decoder, tokenizer, folder), folder / 'config.json')
     return f'the checkpoint of step {step} is in {folder}, for transformers and whatever reads its folders'

@@ -2,12 +2,11 @@
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -19,7 +18,7 @@ from ccl_jax.data.convert import TaskSettings
 from ccl_jax.data.examples import ExampleStore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
-from ccl_jax.data.tokenization import load_tokenizer, train_tokenizer
+from ccl_jax.data.tokenization import end_of_turn_id, load_tokenizer, train_tokenizer
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf import init_decoder, load_decoder, save_decoder
@@ -89,6 +88,18 @@ def load_trained(config: Config, workdir: Path, mesh: Mesh) -> tuple[int, Decode
     return step, restored, tokenizer
 
 
+def save_model(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a Hugging Face folder whose generation ends where an answer of ours ends."""
+    save_decoder(
+        decoder,
+        folder,
+        tokenizer=tokenizer,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end_of_turn_id(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> None:
     """Makes the stand-in for pretraining in `<workdir>/base/hf`: a tokenizer trained on the corpus,
     a small decoder from random weights, trained on the source's unlabelled texts."""
@@ -105,7 +116,7 @@ def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> 
     tokenizer = load_tokenizer(_base_init(workdir))
     _run_training(config, config.base_training, workdir / 'base', _base_init(workdir), tokenizer, store, plan, mesh)
     _, decoder = _restore(_load(config, _base_init(workdir), mesh), workdir / 'base')
-    on_process_zero(lambda: save_decoder(decoder, target, tokenizer=tokenizer), target)
+    on_process_zero(lambda: save_model(decoder, tokenizer, target), target / 'config.json')
 
 
 def _base_init(workdir: Path) -> Path:
@@ -151,7 +162,7 @@ def _init_base(config: Config, workdir: Path, prepared: Prepared) -> None:
         )
         say(f'base model: {architecture.parameter_count():,} parameters, {len(tokenizer)} token ids')
         decoder = init_decoder(architecture, seed=config.seed)
-        save_decoder(decoder, _base_init(workdir), tokenizer=tokenizer)
+        save_model(decoder, tokenizer, _base_init(workdir))
         shutil.rmtree(folder)
 
     on_process_zero(write, _base_init(workdir) / 'config.json')
@@ -211,8 +222,8 @@ def _load(config: Config, folder: Path, mesh: Mesh) -> Decoder:
     return load_decoder(
         folder,
         sharding_for=lambda path, shape: sharding_for(mesh, path, shape),
-        param_dtype=config.model.param_dtype,
-        compute_dtype=config.model.compute_dtype,
+        param_dtype=jnp.dtype(config.model.param_dtype),
+        compute_dtype=jnp.dtype(config.model.compute_dtype),
         remat=config.model.remat,
     )
 
@@ -246,5 +257,10 @@ def _model_hash(folder: Path) -> str:
 
 
 def _describe(what: str, store: ExampleStore, plan: Plan) -> str:
-    report: dict[str, Any] = plan.report
-    return f'plan of the {what}: {len(store)} examples, {plan.steps} steps; {json.dumps(report)}'
+    report = plan.report
+    steps = ', '.join(f'{count} of {length} tokens' for length, count in report['steps_per_bucket'].items())
+    mix = ', '.join(f'{task} {share:.0%}' for task, share in report['mix'].items())
+    return (
+        f'plan of the {what}: {len(store):,} examples, {plan.steps:,} steps ({steps}); {report["fill"]:.0%} of the '
+        f'positions hold tokens, modelled cost {report["modelled_cost"]:.2f} x the unpadded; target tokens: {mix}'
+    )
