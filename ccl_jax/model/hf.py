@@ -328,14 +328,16 @@ def _write_weights(parameters: Mapping[str, jax.Array], folder: Path, max_shard_
 
 
 def _by_path(state: nnx.State) -> dict[str, nnx.Variable]:
-    return {'/'.join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+    return {_name(path): variable for path, variable in nnx.to_flat_state(state)}
 
 
 def _assemble(graphdef: nnx.GraphDef, abstract: nnx.State, arrays: Mapping[str, jax.Array]) -> Decoder:
-    filled = [
-        (path, variable.replace(arrays['/'.join(map(str, path))])) for path, variable in nnx.to_flat_state(abstract)
-    ]
+    filled = [(path, variable.replace(arrays[_name(path)])) for path, variable in nnx.to_flat_state(abstract)]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+def _name(path: Sequence[Any]) -> str:
+    return '/'.join(map(str, path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

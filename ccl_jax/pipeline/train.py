@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
@@ -181,12 +180,7 @@ def _run_training(
     decoder = _load(config, model_folder, mesh)
     graphdef, params = nnx.split(decoder, nnx.Param)
     del decoder
-    run = Run(
-        total_steps=plan.steps,
-        shapes=tuple(sorted({plan.shape(step) for step in range(plan.steps)})),
-        real_tokens=_real_tokens(store, plan),
-        task_constants=plan.task_constants,
-    )
+    run = Run.from_plan(plan, store.lengths)
     fit(
         graphdef,
         params,
@@ -236,12 +230,6 @@ def _restore(decoder: Decoder, workdir: Path) -> tuple[int, Decoder]:
     step, restored = restore_parameters(workdir / 'checkpoints', abstract)
     nnx.replace_by_pure_dict(params, restored)
     return step, nnx.merge(graphdef, params)
-
-
-def _real_tokens(store: ExampleStore, plan: Plan) -> np.ndarray:
-    """Tokens without padding of each step, [steps]."""
-    per_row = np.concatenate([[0], np.cumsum(store.lengths[plan.example_indices])])[plan.row_starts]
-    return np.diff(per_row[plan.step_rows])
 
 
 def _model_hash(folder: Path) -> str:

@@ -62,17 +62,11 @@ class Checkpoints:
         self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix='manifest')
         self._pending: concurrent.futures.Future | None = None
 
-    def restore(self, abstract: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """Loads the newest good checkpoint, or returns None where there is none yet.
+    def newest(self) -> int | None:
+        """Returns the step of the newest good checkpoint, or None where there is none yet.
 
-        To be called before the first save. Unfinished folders are deleted; a damaged
-        checkpoint is renamed to `<step>.damaged`, with a warning.
-
-        Args:
-            abstract: name -> tree of `jax.ShapeDtypeStruct` with shardings.
-
-        Returns:
-            (step, name -> tree of arrays).
+        To be called before the first save. What an interrupted save left is deleted; a
+        damaged checkpoint is renamed to `<step>.damaged`, with a warning.
 
         Raises:
             UserError: no checkpoint is good, or its fingerprint differs.
@@ -82,17 +76,27 @@ class Checkpoints:
             return None
         if step == _NONE_GOOD:
             raise UserError(
-                f'every checkpoint in {self._directory} is damaged; '
-                'put back a copy of one, or train into another workdir'
+                f'every checkpoint in {self._directory} is damaged; put back a copy, or train into another workdir'
             )
-        path = self._directory / str(step)
-        differences = _differences(_fingerprint_of(path), self._fingerprint)
+        differences = _differences(_fingerprint_of(self._directory / str(step)), self._fingerprint)
         if differences:
             raise UserError(
                 f'the run in {self._directory.parent} cannot be resumed, it was started with other settings: '
                 f'{"; ".join(differences)}; restore these settings, or train into another workdir'
             )
-        return step, _load(path, abstract)
+        return step
+
+    def load(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """Loads the trees of the checkpoint at `step`, which `newest` has found good.
+
+        Args:
+            abstract: name -> tree of `jax.ShapeDtypeStruct` with shardings, which need
+                not be those that it was saved with.
+
+        Raises:
+            UserError: paths or shapes differ from `abstract`.
+        """
+        return _load(self._directory / str(step), abstract)
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Starts to save; returns as soon as the arrays are copied, after the save before has ended.

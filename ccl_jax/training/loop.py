@@ -65,9 +65,15 @@ class TrainingSettings:
     log_every: int = 20
 
     def __post_init__(self):
-        for field in ('tile_tokens', 'accumulation', 'checkpoint_every', 'log_every'):
-            if getattr(self, field) < 1:
-                raise UserError(f'{field} is {getattr(self, field)}; it must be at least 1')
+        for field, least in (
+            ('tile_tokens', 1),
+            ('accumulation', 1),
+            ('checkpoint_every', 1),
+            ('keep', 2),
+            ('log_every', 1),
+        ):
+            if getattr(self, field) < least:
+                raise UserError(f'{field} is {getattr(self, field)}; it must be at least {least}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +123,7 @@ def fit(
 
     Args:
         graphdef, params: of the decoder, see `make_train_step`; parameters lie on
-            the mesh already. They are donated: do not use them afterwards.
+            the mesh already. They are used up: do not use them afterwards.
         batches: start step -> iterator of (step, batch), every step once, in order.
         fingerprint: what must be the same on resume, see `Checkpoints`.
 
@@ -131,12 +137,14 @@ def fit(
     coefficients = task_coefficients(settings.task_weights, run.task_constants)
 
     with Checkpoints(workdir / 'checkpoints', keep=settings.keep, fingerprint=fingerprint) as checkpoints:
-        state = init_state(params, optimizer, mesh)
-        del params
-        restored = checkpoints.restore(_to_save(abstract_state(state)))
-        start = 0
-        if restored is not None:
-            start, trees = restored
+        abstract = abstract_state(params, optimizer, mesh)
+        start = checkpoints.newest()
+        if start is None:
+            start, state = 0, init_state(params, optimizer, mesh)
+        else:
+            # Room for the parameters that come instead.
+            jax.tree.map(lambda x: x.delete(), params)
+            trees = checkpoints.load(start, _to_save(abstract))
             state = TrainState(params=trees['params'], **trees['optimizer'])
             _say(f'resuming from the checkpoint at step {start} of {run.total_steps}')
         if start >= run.total_steps:
@@ -144,7 +152,7 @@ def fit(
 
         train_step = make_train_step(
             graphdef,
-            state,
+            abstract,
             optimizer,
             mesh,
             coefficients=coefficients,
@@ -152,7 +160,7 @@ def fit(
             tile_tokens=settings.tile_tokens,
             accumulation=settings.accumulation,
         )
-        compiled = _compile(train_step, abstract_state(state), run.shapes, mesh)
+        compiled = _compile(train_step, abstract, run.shapes, mesh)
 
         with _Recorder(workdir, start, run, settings.log_every) as recorder:
             for step, batch in _expect_steps(batches(start), start, run.total_steps):
@@ -198,10 +206,11 @@ def _compile(train_step: Any, state: TrainState, shapes: tuple[tuple[int, int], 
 
 def _expect_steps(batches: Iterator[tuple[int, Batch]], start: int, stop: int) -> Iterator[tuple[int, Batch]]:
     """Yields the batches of steps start..stop-1 and makes sure that it is these."""
-    for expected, (step, batch) in zip(range(start, stop), batches, strict=False):
+    for expected in range(start, stop):
+        step, batch = next(batches, (None, {}))
         if step != expected:
             raise ValueError(f'the loader gave step {step} where step {expected} was due')
-        yield step, batch
+        yield expected, batch
 
 
 class _Recorder:

@@ -22,7 +22,7 @@ Metrics = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes and a checkpoint holds.
+    """What a step changes and a checkpoint holds; arrays, or their shapes and shardings.
 
     Attributes:
         step: int32, the number of steps done.
@@ -32,24 +32,31 @@ class TrainState:
         opt_state: the optimizer's.
     """
 
-    step: jax.Array
-    skipped: jax.Array
+    step: Any
+    skipped: Any
     params: Any
     opt_state: Any
 
 
 def init_state(params: Any, optimizer: OptimizerSettings, mesh: Mesh) -> TrainState:
-    """Returns the state at step 0; moments lie like their parameters, which are taken as they lie."""
-    transformation = make_optimizer(optimizer)
-    shardings = tree_shardings(mesh, jax.eval_shape(transformation.init, params))
-    opt_state = jax.jit(transformation.init, out_shardings=shardings)(params)
-    step, skipped = jax.device_put((np.int32(0), np.int32(0)), NamedSharding(mesh, PartitionSpec()))
+    """Returns the state at step 0; parameters are taken as they lie, moments lie like them."""
+    abstract = abstract_state(params, optimizer, mesh)
+    opt_shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
+    opt_state = jax.jit(make_optimizer(optimizer).init, out_shardings=opt_shardings)(params)
+    step, skipped = jax.device_put((np.int32(0), np.int32(0)), abstract.step.sharding)
     return TrainState(step, skipped, params, opt_state)
 
 
-def abstract_state(state: TrainState) -> TrainState:
-    """Returns the shapes, types and shardings of a state, to restore a checkpoint into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+def abstract_state(params: Any, optimizer: OptimizerSettings, mesh: Mesh) -> TrainState:
+    """Returns the shapes, types and shardings of a state, to compile for or to load into, without making it."""
+    opt_state = jax.eval_shape(make_optimizer(optimizer).init, params)
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return TrainState(
+        step=count,
+        skipped=count,
+        params=jax.tree.map(lambda x: _abstract(x, x.sharding), params),
+        opt_state=jax.tree.map(_abstract, opt_state, tree_shardings(mesh, opt_state)),
+    )
 
 
 def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -85,7 +92,7 @@ def make_train_step(
         graphdef: of the decoder; merged with `state.params` it maps (tokens,
             positions, segment_ids) to hidden states [B, T, D] and has
             `output_embedding()`, [D, V].
-        state: a state, for its structure and shardings.
+        state: a state or an abstract one, for its structure and shardings.
         coefficients: lambda_t / N_t of `task_coefficients`, [K].
         total_steps: of the run, for the learning-rate schedule.
         tile_tokens: see `task_sums`.
@@ -133,7 +140,9 @@ def make_train_step(
     )
 
 
-def _make_gradients(graphdef, mesh, coefficients, tile_tokens, accumulation):
+def _make_gradients(
+    graphdef: nnx.GraphDef, mesh: Mesh, coefficients: np.ndarray, tile_tokens: int, accumulation: int
+) -> Callable[[Any, Batch], tuple[jax.Array, tuple[jax.Array, jax.Array], Any]]:
     """Returns (params, batch) -> (loss, (S_t, W_t), gradients), micro-batches added up."""
 
     def loss(params, batch):
@@ -169,3 +178,7 @@ def _make_gradients(graphdef, mesh, coefficients, tile_tokens, accumulation):
         return jax.lax.scan(add, zeros, micro_batches)[0]
 
     return of_micro_batches
+
+
+def _abstract(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)

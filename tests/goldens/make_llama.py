@@ -39,7 +39,10 @@ def main() -> None:
     tokens = torch.randint(0, config.vocab_size, (2, 12))
     with torch.no_grad():
         logits = model(tokens).logits
-        greedy = model.generate(tokens, max_new_tokens=10, do_sample=False, pad_token_id=0)[:, tokens.shape[1] :]
+        # Without a mask transformers would take token 0 for padding.
+        mask = torch.ones_like(tokens)
+        output = model.generate(tokens, attention_mask=mask, max_new_tokens=10, do_sample=False, pad_token_id=0)
+        greedy = output[:, tokens.shape[1] :]
     np.savez(FOLDER / 'expected.npz', tokens=tokens.numpy(), logits=logits.numpy(), greedy=greedy.numpy())
 
 

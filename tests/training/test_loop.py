@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -16,9 +17,12 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 from tiny import SHAPES, fit_tiny, lines, losses
 
+from ccl_jax.data.plan import PlanSettings, make_plan
 from ccl_jax.errors import UserError
 from ccl_jax.training import loop
-from ccl_jax.training.loop import cut_metrics
+from ccl_jax.training.loop import Run, TrainingSettings, cut_metrics, fit
+from ccl_jax.training.mesh import batch_sharding, make_mesh
+from ccl_jax.training.optimizer import OptimizerSettings
 
 
 @pytest.fixture(scope='module')
@@ -152,7 +156,7 @@ def test_the_mesh_changes_nothing(tmp_path):
         shutil.rmtree(moved / 'checkpoints' / step)
     process = spawn(
         [
-            [str(tmp_path / 'adamw8'), {'fsdp': 8}, options],
+            [str(tmp_path / 'adamw8'), {'fsdp': 8}, {'accumulation': 2, **options}],
             [str(tmp_path / 'muon8'), {'fsdp': 4, 'tensor': 2}, {'name': 'muon', **options}],
             [str(moved), {'replica': 2, 'fsdp': 2, 'tensor': 2}, options],
         ],
@@ -181,6 +185,43 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run_when_they_go_on(t
 def test_rows_that_cannot_be_divided_are_refused(tmp_path):
     with pytest.raises(UserError, match='16 rows of 12 tokens'):
         fit_tiny(tmp_path, accumulation=3)
+
+
+def test_run_of_a_plan():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 30, 200)
+    settings = PlanSettings(buckets=(32, 64), tokens_per_step=256, epochs=2)
+    plan = make_plan(lengths, rng.integers(0, 2, 200), np.full(200, 3), settings)
+    run = Run.from_plan(plan, lengths)
+    assert run.total_steps == plan.steps == len(run.real_tokens)
+    for step in range(plan.steps):
+        assert plan.shape(step) in run.shapes
+        assert run.real_tokens[step] == sum(lengths[row].sum() for row in plan.rows(step))
+    assert run.real_tokens.sum() == 2 * lengths.sum()
+
+
+@pytest.mark.parametrize('options', [{'keep': 1}, {'tile_tokens': 0}, {'checkpoint_every': 0}])
+def test_settings_out_of_range_are_refused(options):
+    with pytest.raises(UserError, match='must be at least'):
+        TrainingSettings(**options)
+
+
+@pytest.mark.parametrize('steps', [[0, 2], [0]])
+def test_a_loader_that_leaves_out_steps_is_found_out(tmp_path, steps):
+    batch = jax.device_put(tiny.random_batch(0, *SHAPES[0]), batch_sharding(make_mesh()))
+    graphdef, params = tiny.tiny_params(make_mesh())
+    with pytest.raises(ValueError, match='where step 1 was due'):
+        fit(
+            graphdef,
+            params,
+            mesh=make_mesh(),
+            run=Run(10, SHAPES[:1], np.full(10, 100), {'span': 20.0}),
+            batches=lambda start: iter([(step, batch) for step in steps]),
+            optimizer=OptimizerSettings(),
+            settings=TrainingSettings(),
+            fingerprint={},
+            workdir=tmp_path,
+        )
 
 
 def test_cut_metrics(tmp_path):

@@ -1,0 +1,184 @@
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ccl_jax.model.architecture import Architecture, Llama3RopeScaling
+from ccl_jax.model.decoder import Decoder, inverse_frequencies
+from ccl_jax.model.hf import init_decoder, load_decoder
+
+# A large initializer_range makes logits of order 1, so that a tolerance of 1e-4 means something.
+GROUPED = Architecture(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=256,
+    initializer_range=0.2,
+)
+TIED = dataclasses.replace(
+    GROUPED, num_key_value_heads=4, rope_theta=500_000.0, rms_norm_eps=1e-6, tie_word_embeddings=True
+)
+SCALED = dataclasses.replace(
+    GROUPED,
+    num_key_value_heads=1,
+    head_dim=16,
+    rope_theta=1000.0,
+    rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 32),
+)
+DEEP = dataclasses.replace(GROUPED, num_hidden_layers=10)
+
+
+def random_rows(rows, length, seed=0, vocab_size=97):
+    tokens = np.random.default_rng(seed).integers(0, vocab_size, (rows, length)).astype(np.int32)
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    return tokens, positions, np.ones((rows, length), np.int32)
+
+
+def logits_of(decoder, *rows):
+    return jax.jit(lambda *rows: decoder.logits(decoder(*rows)))(*rows)
+
+
+@pytest.mark.parametrize('architecture', [GROUPED, TIED, SCALED, DEEP], ids=['grouped', 'tied', 'scaled', 'deep'])
+def test_logits_equal_transformers(architecture, tmp_path):
+    torch = pytest.importorskip('torch')
+    transformers = pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    reference = transformers.LlamaForCausalLM(transformers.LlamaConfig(**architecture.to_hf())).eval()
+    reference.save_pretrained(tmp_path)
+    tokens, positions, segment_ids = random_rows(2, 150)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(tokens).long()).logits.numpy()
+    assert expected.std() > 0.3
+    decoder = load_decoder(tmp_path)
+    assert decoder.architecture == architecture
+    logits = logits_of(decoder, tokens, positions, segment_ids)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('architecture', [GROUPED, SCALED], ids=['plain', 'scaled'])
+def test_rotary_frequencies_equal_transformers(architecture):
+    pytest.importorskip('torch')
+    transformers = pytest.importorskip('transformers')
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    expected = LlamaRotaryEmbedding(transformers.LlamaConfig(**architecture.to_hf())).inv_freq.numpy()
+    np.testing.assert_allclose(inverse_frequencies(architecture), expected, rtol=1e-6)
+
+
+def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients():
+    lengths = (70, 5, 59)
+    edges = np.cumsum((0, *lengths))
+    tokens, _, _ = random_rows(1, edges[-1])
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])[None]
+    segment_ids = np.repeat(np.arange(1, 4, dtype=np.int32), lengths)[None]
+    graphdef, params = nnx.split(init_decoder(dataclasses.replace(GROUPED, num_hidden_layers=2), seed=1))
+
+    def packed(params):
+        decoder = nnx.merge(graphdef, params)
+        return decoder.logits(decoder(tokens, positions, segment_ids))
+
+    def unpacked(params):
+        decoder = nnx.merge(graphdef, params)
+        parts = [slice(begin, end) for begin, end in itertools.pairwise(edges)]
+        alone = [decoder(tokens[:, p], positions[:, p], jnp.ones_like(tokens[:, p])) for p in parts]
+        return decoder.logits(jnp.concatenate(alone, axis=1))
+
+    def gradients(logits_of):
+        def loss(params):
+            logits = logits_of(params)
+            return jnp.mean(jax.nn.log_softmax(logits)[0, np.arange(edges[-1]), tokens[0]]), logits
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    (left, logits), (right, expected) = gradients(packed), gradients(unpacked)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), left, right)
+
+
+def test_rematerialisation_changes_no_gradient():
+    tokens, positions, segment_ids = random_rows(2, 20)
+    decoder = init_decoder(GROUPED, seed=0)
+
+    def gradients(remat):
+        decoder.remat = remat
+        graphdef, params = nnx.split(decoder)
+
+        def loss(params):
+            return jnp.mean(jnp.sin(nnx.merge(graphdef, params)(tokens, positions, segment_ids)))
+
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        return compiled(params), compiled.memory_analysis().temp_size_in_bytes
+
+    (kept, kept_bytes), (recomputed, recomputed_bytes) = gradients(False), gradients(True)
+    assert recomputed_bytes < 0.8 * kept_bytes
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, recomputed)
+
+
+@pytest.mark.parametrize('architecture', [GROUPED, SCALED], ids=['grouped', 'scaled'])
+def test_cached_decoding_equals_the_full_forward(architecture):
+    prompts, new, slots = (9, 4, 1), 6, 9
+    decoder = init_decoder(dataclasses.replace(architecture, num_hidden_layers=2), seed=3)
+    tokens, positions, segment_ids = random_rows(3, max(prompts) + new)
+    full = jax.jit(lambda *rows: decoder(*rows))(tokens, positions, segment_ids)
+    prefill = jax.jit(lambda *rows: decoder.prefill(*rows, slots + new))
+    decode = jax.jit(lambda tokens, positions, cache, slot: decoder.decode(tokens, positions, ones, cache, slot))
+    ones, rows = np.ones(3, np.int32), np.arange(3)
+
+    for side in ('left', 'right'):
+        begins = [slots - length if side == 'left' else 0 for length in prompts]
+        padded = np.zeros((3, 3, slots), np.int32)
+        for row, (begin, length) in enumerate(zip(begins, prompts, strict=True)):
+            for argument, content in enumerate((tokens, positions, segment_ids)):
+                padded[argument, row, begin : begin + length] = content[row, :length]
+        hidden, cache = prefill(*padded)
+        for row, (begin, length) in enumerate(zip(begins, prompts, strict=True)):
+            np.testing.assert_allclose(hidden[row, begin : begin + length], full[row, :length], atol=1e-5)
+        for step in range(new):
+            place = np.array(prompts, np.int32) + step
+            hidden, cache = decode(tokens[rows, place], place, cache, slots + step)
+            np.testing.assert_allclose(hidden, full[rows, place], atol=1e-5)
+
+
+def abstract_params(architecture, **types):
+    return nnx.state(nnx.eval_shape(lambda: Decoder(architecture, rngs=nnx.Rngs(0), **types)))
+
+
+def test_types_of_parameters_computation_and_logits():
+    decoder = init_decoder(GROUPED, seed=0, param_dtype=jnp.float32, compute_dtype=jnp.bfloat16)
+    exact = nnx.clone(decoder)
+    exact.compute_dtype = jnp.dtype('float32')
+    rows = random_rows(2, 16)
+    hidden = decoder(*rows)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(decoder))} == {jnp.dtype('float32')}
+    halved = abstract_params(GROUPED, param_dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(halved)} == {jnp.dtype('bfloat16')}
+    assert hidden.dtype == jnp.bfloat16
+    logits = decoder.logits(hidden)
+    assert logits.dtype == jnp.float32
+    assert decoder.output_embedding().shape == (32, 97)
+    # bfloat16 keeps 8 bits: a few percent of the logits' spread after three layers.
+    expected = logits_of(exact, *rows)
+    assert jnp.abs(logits - expected).mean() < 0.05 * expected.std()
+
+
+def test_the_shapes_of_an_8b_model_cost_nothing():
+    architecture = Architecture(128256, 4096, 14336, 32, 32, 8, 128, 131072, rope_theta=500_000.0)
+    decoder = nnx.eval_shape(lambda: Decoder(architecture, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16))
+    graphdef, params = nnx.split(decoder, nnx.Param)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 8_030_261_248
+    rows = [jax.ShapeDtypeStruct((2, 64), jnp.int32)] * 3
+    hidden = jax.eval_shape(lambda params, *rows: nnx.merge(graphdef, params)(*rows), params, *rows)
+    assert hidden.shape == (2, 64, 4096)
+
+
+@pytest.mark.parametrize('architecture', [GROUPED, TIED, SCALED], ids=['grouped', 'tied', 'scaled'])
+def test_the_parameter_count_is_that_of_the_parameters(architecture):
+    assert architecture.parameter_count() == sum(leaf.size for leaf in jax.tree.leaves(abstract_params(architecture)))

@@ -1,0 +1,121 @@
+"""`code` and `export` on a miniature of the demo."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccl_jax.config import MeshSettings
+from ccl_jax.pipeline.code import format_codes
+from ccl_jax.pipeline.train import load_trained, open_mesh
+from ccl_jax.pipeline.workdir import workdir_config
+from tests.pipeline.conftest import ccl_jax
+
+NOTE = 'A 70-year-old man. Presents with HTN and gout.\nDenies fever. Caf\u00e9 visits daily.\n'
+
+
+def test_code_reads_files_and_standard_input(miniature, tmp_path):
+    path = tmp_path / 'note.txt'
+    path.write_text(NOTE, encoding='utf-8')
+    from_file = ccl_jax('code', f'--workdir={miniature}', '--json', str(path))
+    from_stdin = ccl_jax('code', f'--workdir={miniature}', '--json', stdin=NOTE)
+    assert from_file.returncode == from_stdin.returncode == 0, from_file.stderr + from_stdin.stderr
+    a, b = json.loads(from_file.stdout), json.loads(from_stdin.stdout)
+    assert a['doc_id'] == str(path)
+    assert a['codes'] == b['codes']
+    for code in a['codes']:
+        for evidence in code['evidence']:
+            assert ' '.join(NOTE[begin:end] for begin, end in evidence['parts']) in ('', evidence['text'])
+    assert 'synthetic' in from_file.stderr
+    readable = ccl_jax('code', f'--workdir={miniature}', str(path))
+    assert readable.stdout.startswith(f'{path}: {len(a["codes"])} codes')
+
+
+def test_the_table_shows_titles_offsets_and_what_was_not_found():
+    shown = format_codes(
+        [
+            {
+                'doc_id': 'n',
+                'codes': [
+                    {'code': 'I10', 'title': 'Essential (primary) hypertension', 'evidence': [{'parts': [[3, 6]], 'text': 'HTN'}]},
+                    {'code': 'Q99.999', 'title': None, 'evidence': [{'parts': [], 'text': 'made up'}]},
+                ],
+            }
+        ]
+    )
+    assert shown.split('\n') == [
+        'n: 2 codes',
+        '  I10       Essential (primary) hypertension',
+        '            "HTN" [3-6]',
+        '  Q99.999   not in the release',
+        '            "made up" [not found in the note]',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'), [(None, 'cannot read'), (b'', 'empty'), (b'\xff\xfe\x00', 'not UTF-8')]
+)
+def test_unusable_notes_are_refused(miniature, tmp_path, content, message):
+    path = tmp_path / 'note.txt'
+    if content is not None:
+        path.write_bytes(content)
+    done = ccl_jax('code', f'--workdir={miniature}', str(path))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.fixture(scope='module')
+def exported(miniature, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('export') / 'hf'
+    done = ccl_jax('export', f'--workdir={miniature}', f'--output={folder}')
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_an_exported_model_has_the_same_logits_in_transformers(miniature, exported):
+    torch = pytest.importorskip('torch')
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = workdir_config(miniature)
+    _, decoder, tokenizer = load_trained(config, miniature, open_mesh(MeshSettings()))
+    ids = AutoTokenizer.from_pretrained(exported)(NOTE)['input_ids']
+    assert ids == tokenizer(NOTE)['input_ids']
+    tokens = np.array([ids], np.int32)
+    positions = np.arange(len(ids), dtype=np.int32)[None]
+    ours = decoder.logits(decoder(tokens, positions, np.ones_like(tokens)))
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)(torch.tensor([ids])).logits
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
+
+
+def test_export_does_not_overwrite(miniature, exported):
+    done = ccl_jax('export', f'--workdir={miniature}', f'--output={exported}')
+    assert done.returncode == 2
+    assert 'exists already' in done.stderr
+
+
+def test_training_goes_on_from_an_exported_folder(exported, tmp_path):
+    lines = [
+        {'doc_id': f'd{i}', 'text': f'Note {i}. Has HTN.', 'codes': [{'code': 'I10', 'evidence': [{'parts': [[13, 16]]}]}]}
+        for i in range(10, 20)
+    ]
+    data = tmp_path / 'own.jsonl'
+    data.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    done = ccl_jax(
+        'train',
+        '--config=configs/jsonl.py',
+        f'--config.model.path={exported}',
+        '--config.model.compute_dtype=float32',
+        f'--config.sources.jsonl.train={data}',
+        f'--config.sources.jsonl.test={data}',
+        '--config.data.buckets=(128,)',
+        '--config.data.tokens_per_step=1024',
+        '--config.data.steps=3',
+        '--config.optimizer.warmup_steps=0',
+        '--config.eval.max_new_tokens=8',
+        f'--workdir={tmp_path / "own"}',
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'SYNTHETIC' not in done.stdout.upper()
