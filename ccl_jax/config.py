@@ -105,6 +105,8 @@ class BaseSettings:
     Attributes:
         vocab_size: of the tokenizer, at most.
         texts: unlabelled texts of the source to model.
+        initializer_range: standard deviation of the random weights; the 0.02 of large
+            models is too little for a hidden size in the hundreds, 1/sqrt of which fits.
     """
 
     enabled: bool = False
@@ -117,6 +119,7 @@ class BaseSettings:
     num_key_value_heads: int = 4
     max_position_embeddings: int = 2048
     rope_theta: float = 10_000.0
+    initializer_range: float = 0.06
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -140,7 +140,7 @@ class Decoder(nnx.Module):
             x = layer.finish(x, attend(query, key, value, places))
             return x, (key, value) if keep_keys else None
 
-        unroll = self.architecture.num_hidden_layers <= _DEEPEST_UNROLLED
+        unroll = self.architecture.num_hidden_layers <= _DEEPEST_UNROLLED and not keep_keys
         if self.remat:
             # The loop itself keeps XLA from merging the recomputation with the forward pass.
             step, unroll = jax.checkpoint(step, prevent_cse=False), False

@@ -157,6 +157,7 @@ def _init_base(config: Config, workdir: Path, prepared: Prepared) -> None:
             head_dim=base.hidden_size // base.num_attention_heads,
             max_position_embeddings=base.max_position_embeddings,
             rope_theta=base.rope_theta,
+            initializer_range=base.initializer_range,
             tie_word_embeddings=True,
         )
         say(f'base model: {architecture.parameter_count():,} parameters, {len(tokenizer)} token ids')

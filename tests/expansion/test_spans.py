@@ -41,7 +41,9 @@ def test_natural_form(term, natural):
 
 
 def test_gold_spans_are_the_terms_as_printed_and_as_written():
-    found = [(span.text, span.provenance.split(': ')[1]) for span in gold_spans(Release.embedded(), ['F32.A', 'Q00.XX'])]
+    found = [
+        (span.text, span.provenance.split(': ')[1]) for span in gold_spans(Release.embedded(), ['F32.A', 'Q00.XX'])
+    ]
     assert found == [
         ('Depression, unspecified', 'title'),
         ('depression', 'title, natural form'),

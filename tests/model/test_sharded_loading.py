@@ -39,7 +39,7 @@ for path, variable in nnx.to_flat_state(nnx.state(sharded)):
         np.testing.assert_array_equal(shard.data, reference[shard.index])
 expected = forward(*nnx.split(whole), rows)
 batch = jax.device_put(rows, NamedSharding(mesh, PartitionSpec(('replica', 'fsdp'))))
-np.testing.assert_allclose(forward(*nnx.split(sharded), batch), expected, atol=1e-5)
+np.testing.assert_allclose(forward(*nnx.split(sharded), batch), expected, atol=1e-4)
 assert [g.tokens for g in decode(sharded)] == [g.tokens for g in decode(whole)]
 save_decoder(sharded, target)
 jax.tree.map(np.testing.assert_array_equal, nnx.state(load_decoder(target)), nnx.state(whole))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.pipeline.conftest import MINIATURE, ccl_jax
+from tests.pipeline.conftest import MINIATURE, ccl_jax, ccl_jax_process
 
 GOOD = {'doc_id': 'a', 'text': 'Has HTN.', 'codes': [{'code': 'I10', 'evidence': [{'parts': [[4, 7]]}]}]}
 OUTSIDE = {'doc_id': 'b', 'text': 'Short note.', 'codes': [{'code': 'I10', 'evidence': [{'parts': [[4, 700]]}]}]}
@@ -40,6 +40,10 @@ def _refused(done, *words: str) -> None:
 )
 def test_flags(arguments, words):
     _refused(ccl_jax(*arguments), *words)
+
+
+def test_the_process_ends_with_code_2_and_no_traceback():
+    _refused(ccl_jax_process('code', '--workdir=nowhere', 'README.md'), 'nowhere')
 
 
 def test_a_missing_file(tmp_path):
@@ -106,7 +110,13 @@ def test_model_folders(tmp_path):
     empty = tmp_path / 'no_weights'
     empty.mkdir()
     config = {'model_type': 'llama', 'architectures': ['LlamaForCausalLM']}
-    sizes = {'vocab_size': 300, 'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    sizes = {
+        'vocab_size': 300,
+        'hidden_size': 8,
+        'intermediate_size': 8,
+        'num_hidden_layers': 1,
+        'num_attention_heads': 2,
+    }
     (empty / 'config.json').write_text(json.dumps(config | sizes))
     _refused(with_model(empty), 'safetensors')
     (empty / 'pytorch_model.bin').write_bytes(b'pickled')

@@ -38,7 +38,11 @@ def test_the_table_shows_titles_offsets_and_what_was_not_found():
             {
                 'doc_id': 'n',
                 'codes': [
-                    {'code': 'I10', 'title': 'Essential (primary) hypertension', 'evidence': [{'parts': [[3, 6]], 'text': 'HTN'}]},
+                    {
+                        'code': 'I10',
+                        'title': 'Essential (primary) hypertension',
+                        'evidence': [{'parts': [[3, 6]], 'text': 'HTN'}],
+                    },
                     {'code': 'Q99.999', 'title': None, 'evidence': [{'parts': [], 'text': 'made up'}]},
                 ],
             }
@@ -98,7 +102,11 @@ def test_export_does_not_overwrite(miniature, exported):
 
 def test_training_goes_on_from_an_exported_folder(exported, tmp_path):
     lines = [
-        {'doc_id': f'd{i}', 'text': f'Note {i}. Has HTN.', 'codes': [{'code': 'I10', 'evidence': [{'parts': [[13, 16]]}]}]}
+        {
+            'doc_id': f'd{i}',
+            'text': f'Note {i}. Has HTN.',
+            'codes': [{'code': 'I10', 'evidence': [{'parts': [[13, 16]]}]}],
+        }
         for i in range(10, 20)
     ]
     data = tmp_path / 'own.jsonl'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import MINIATURE, ROOT, STEPS, ccl_jax, command, environment
+from tests.pipeline.conftest import MINIATURE, ROOT, STEPS, ccl_jax, ccl_jax_process, command, environment
 
 
 def _losses(workdir: Path) -> list[float]:
@@ -73,15 +73,17 @@ def test_killed_in_the_middle_of_training_the_same_command_gives_the_same_losses
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (workdir / 'eval').exists()
-    done = ccl_jax(*MINIATURE, f'--workdir={workdir}')
+    done = ccl_jax_process(*MINIATURE, f'--workdir={workdir}')
     assert done.returncode == 0, done.stderr
     assert _losses(workdir) == _losses(miniature)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mesh', [[], ['--config.mesh.fsdp=4', '--config.mesh.tensor=2']], ids=['fsdp=8', 'fsdp=4,tensor=2'])
+@pytest.mark.parametrize(
+    'mesh', [[], ['--config.mesh.fsdp=4', '--config.mesh.tensor=2']], ids=['fsdp=8', 'fsdp=4,tensor=2']
+)
 def test_eight_devices_give_the_same_losses(miniature, tmp_path, mesh):
-    done = ccl_jax(
+    done = ccl_jax_process(
         *MINIATURE,
         f'--workdir={tmp_path / "eight"}',
         *mesh,

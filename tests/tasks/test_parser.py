@@ -8,7 +8,11 @@ from ccl_jax.records import Annotation, Document, Evidence
 from ccl_jax.tasks.parser import locate_quote, parse_answer, prediction_from_answer
 from ccl_jax.tasks.prompts import Item, document_example
 
-WORDS = st.lists(st.sampled_from('pain fever HTN cough left a-b 3.5 renal -> ...'.split()), min_size=1, max_size=4)
+WORDS = st.lists(
+    st.sampled_from(['pain', 'fever', 'HTN', 'cough', 'left', 'a-b', '3.5', 'renal', '->', '...']),
+    min_size=1,
+    max_size=4,
+)
 
 
 @st.composite
