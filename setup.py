@@ -1,12 +1,14 @@
 """Packaging of ccl_jax."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name='ccl-jax',
     version='0.1.0',
     description='Code-Centric Learning for clinical coding, in JAX',
-    long_description=open('README.md', encoding='utf-8').read(),
+    long_description=(Path(__file__).parent / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
