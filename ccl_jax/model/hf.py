@@ -64,7 +64,10 @@ def init_decoder(
     compute_dtype: jnp.dtype | type = jnp.float32,
     remat: bool = False,
 ) -> Decoder:
-    """Returns a decoder with random weights; the same for any sharding. Arguments as `load_decoder`."""
+    """Returns a decoder with random weights, the same under any sharding up to rounding.
+
+    Arguments as in `load_decoder`.
+    """
 
     def build() -> Decoder:
         return Decoder(
