@@ -108,13 +108,7 @@ def load_decoder(
     """
     folder = Path(folder)
     architecture = read_architecture(folder)
-
-    def build() -> Decoder:
-        return Decoder(
-            architecture, rngs=nnx.Rngs(0), param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat
-        )
-
-    graphdef, abstract = nnx.split(nnx.eval_shape(build))
+    graphdef, abstract = _abstract_decoder(architecture, param_dtype, compute_dtype, remat)
     sharding_for = sharding_for or (lambda path, shape: SingleDeviceSharding(jax.local_devices()[0]))
     sources = [_Source.of(path, variable.shape) for path, variable in _by_path(abstract).items()]
     with contextlib.ExitStack() as stack:
@@ -126,6 +120,21 @@ def load_decoder(
             array = jax.make_array_from_callback(source.shape, sharding_for(source.path, source.shape), read)
             arrays[source.path] = array.block_until_ready()  # So that host memory holds one parameter at a time.
     return _assemble(graphdef, abstract, arrays)
+
+
+def check_checkpoint(folder: str | Path) -> Architecture:
+    """Checks all that `load_decoder` checks, from the headers of the files alone; returns the architecture.
+
+    Raises:
+        UserError: as `load_decoder`.
+    """
+    folder = Path(folder)
+    architecture = read_architecture(folder)
+    _, abstract = _abstract_decoder(architecture, jnp.float32, jnp.float32, False)
+    sources = [_Source.of(path, variable.shape) for path, variable in _by_path(abstract).items()]
+    with contextlib.ExitStack() as stack:
+        _check_accounts(folder, architecture, sources, _open_tensors(folder, stack))
+    return architecture
 
 
 def read_architecture(folder: str | Path) -> Architecture:
@@ -328,6 +337,19 @@ def _write_weights(parameters: Mapping[str, jax.Array], folder: Path, max_shard_
         weight_map.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         _write_json(folder / _INDEX, {'metadata': {'total_size': total_bytes}, 'weight_map': weight_map})
+
+
+def _abstract_decoder(
+    architecture: Architecture, param_dtype: Any, compute_dtype: Any, remat: bool
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Returns a decoder's structure and the shapes of its parameters."""
+
+    def build() -> Decoder:
+        return Decoder(
+            architecture, rngs=nnx.Rngs(0), param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat
+        )
+
+    return nnx.split(nnx.eval_shape(build))
 
 
 def _by_path(state: nnx.State) -> dict[str, nnx.Variable]:

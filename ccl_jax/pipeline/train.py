@@ -18,9 +18,10 @@ from ccl_jax.data.examples import ExampleStore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
 from ccl_jax.data.tokenization import end_of_turn_id, load_tokenizer, train_tokenizer
+from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
-from ccl_jax.model.hf import init_decoder, load_decoder, save_decoder
+from ccl_jax.model.hf import check_checkpoint, init_decoder, load_decoder, save_decoder
 from ccl_jax.pipeline.prepare import Prepared, prepare_corpus, prepare_examples, tokenizer_hash
 from ccl_jax.pipeline.workdir import claim_workdir, on_process_zero, say
 from ccl_jax.tasks.prompts import document_example, span_example
@@ -32,6 +33,7 @@ from ccl_jax.training.mesh import batch_sharding, make_mesh, sharding_for
 def train(config: Config, workdir: Path) -> Prepared:
     """Runs everything up to the last checkpoint; what is done already is not done again."""
     mesh = open_mesh(config.mesh)
+    _check_model(config)
     claim_workdir(workdir, config)
     prepared = prepare_corpus(config, workdir)
     if config.base.enabled:
@@ -51,6 +53,7 @@ def prepare(config: Config, workdir: Path) -> None:
 
     Where the config makes its own base model, its examples are prepared too.
     """
+    _check_model(config)
     claim_workdir(workdir, config)
     prepared = prepare_corpus(config, workdir)
     if config.base.enabled:
@@ -97,6 +100,31 @@ def save_model(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, folder: Pat
         eos_token_id=end_of_turn_id(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def _check_model(config: Config) -> None:
+    """Refuses an unusable model before any work is done.
+
+    Raises:
+        UserError: the folder is no checkpoint that can be read, its tokenizer has more
+            ids than the model, or the model has fewer positions than the longest bucket.
+    """
+    if config.base.enabled:
+        positions = config.base.max_position_embeddings
+    else:
+        architecture = check_checkpoint(config.model.path)
+        positions = architecture.max_position_embeddings
+        ids = len(load_tokenizer(config.model.path))
+        if ids > architecture.vocab_size:
+            raise UserError(
+                f'{config.model.path}: the tokenizer has {ids} ids and the model {architecture.vocab_size}; '
+                'use the tokenizer that belongs to the model'
+            )
+    longest = config.training.plan.buckets[-1]
+    if longest > positions:
+        raise UserError(
+            f'the longest bucket of {longest} tokens exceeds the model of {positions} positions; shorten data.buckets'
+        )
 
 
 def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> None:
