@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ccl_jax.errors import UserError
 
@@ -166,10 +166,13 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     except (flags.Error, OSError) as error:
         # An error inside an experiment file comes with its whole traceback; the last line says what it is.
         raise UserError(str(error).strip().splitlines()[-1]) from None
-    try:
-        config = values.config
-    except Exception as error:
-        raise UserError(f'the experiment file cannot be used: {type(error).__name__}: {error}') from None
+    except Exception as error:  # whatever an experiment file raises
+        raise UserError(f'the experiment file cannot be loaded: {type(error).__name__}: {error}') from None
+    config = values.config
+    if config is not None and not isinstance(config, ConfigDict):
+        # ml_collections hands out an object that fails on use where the file could not be loaded.
+        name = config_flags.get_config_filename(values['config'])
+        raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
     if values.workdir is None:
         raise UserError('--workdir is missing; name the folder of the run')
     if verb in _NEEDS_CONFIG and config is None:

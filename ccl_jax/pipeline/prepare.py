@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ def _write_corpus(config: Config, directory: Path) -> None:
     for report in corpus.reports:
         say(report.table())
     say(f'spans: {json.dumps(expansion.report)}')
+    overlap = _overlap_with_training(corpus.documents)
     _write_rejected(corpus.reports, directory / 'rejected.jsonl')
     summary = {
         'synthetic': corpus.synthetic,
@@ -116,10 +117,25 @@ def _write_corpus(config: Config, directory: Path) -> None:
         'sources': [report.to_json() for report in corpus.reports],
         'spans': expansion.report,
         'texts': len(corpus.texts),
+        'documents_with_the_text_of_a_training_document': overlap,
         'held_out': sorted(expansion.held_out),
     }
     # Last, because its presence says that the rest is whole.
     write_text(directory / _REPORT, json.dumps(summary, indent=2) + '\n')
+
+
+def _overlap_with_training(documents: Mapping[str, Sequence[Document]]) -> dict[str, int]:
+    """Counts, for each other split, the documents that training holds too, and warns of them."""
+    trained = {document.text for document in documents['train']}
+    counts = {}
+    for split, held in documents.items():
+        counts[split] = sum(document.text in trained for document in held) if split != 'train' else 0
+        if counts[split]:
+            say(
+                f'warning: {counts[split]} of the {len(held)} documents of {split} have the text of a training '
+                'document; scores on them say nothing about new documents'
+            )
+    return counts
 
 
 def _write_rejected(reports: Sequence[SourceReport], path: Path) -> None:

@@ -73,8 +73,12 @@ def test_bad_lines_can_be_skipped_and_are_listed(tmp_path):
     path.write_text(json.dumps(GOOD) + '\n' + json.dumps(OUTSIDE) + '\n')
     done = _train_on(tmp_path, path, '--config.sources.jsonl.on_bad_record=skip', verb='prepare')
     assert done.returncode == 0, done.stderr
-    (rejected,) = [json.loads(line) for line in (tmp_path / 'w' / 'data' / 'rejected.jsonl').read_text().splitlines()]
-    assert rejected['record_id'] == 'b'
+    lines = (tmp_path / 'w' / 'data' / 'rejected.jsonl').read_text().splitlines()
+    rejected = [json.loads(line) for line in lines]
+    # Once as a training file, once as a test file.
+    assert [record['record_id'] for record in rejected] == ['b', 'b']
+    assert 'Short note' not in ''.join(lines)
+    assert '1 of the 1 documents of test have the text of a training document' in done.stderr
 
 
 def _train_on(tmp_path, path, *more, verb='train'):
