@@ -10,7 +10,7 @@ from ccl_jax.errors import UserError
 from ccl_jax.icd.release import Release
 from ccl_jax.pipeline.prepare import open_release
 from ccl_jax.pipeline.train import load_trained, open_mesh
-from ccl_jax.pipeline.workdir import workdir_config
+from ccl_jax.pipeline.workdir import say, workdir_config
 from ccl_jax.records import Document, Prediction
 
 STANDARD_INPUT = '-'
@@ -57,7 +57,7 @@ def code_notes(workdir: Path, notes: Sequence[Document]) -> tuple[list[dict[str,
     config = workdir_config(workdir)
     release = open_release(config)
     _, decoder, tokenizer = load_trained(config, workdir, open_mesh(config.mesh))
-    predictions, _ = predict_documents(
+    predictions, decoding = predict_documents(
         decoder,
         tokenizer,
         notes,
@@ -65,6 +65,8 @@ def code_notes(workdir: Path, notes: Sequence[Document]) -> tuple[list[dict[str,
         max_new_tokens=config.eval.max_new_tokens,
         batch_rows=min(len(notes), config.eval.batch_rows),
     )
+    if decoding.truncated or decoding.unfinished or decoding.malformed_lines:
+        say(decoding.sentence())
     synthetic = config.sources.name == 'synthetic_notes'
     return [_with_titles(prediction, release) for prediction in predictions], synthetic
 

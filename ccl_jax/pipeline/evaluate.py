@@ -46,6 +46,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
         max_new_tokens=settings.max_new_tokens,
         batch_rows=settings.batch_rows,
     )
+    say(decoding.sentence())
     directory = workdir / 'eval' / settings.split
     lines: list[str] = []
 
