@@ -40,7 +40,8 @@ class DecodingReport:
         """What a reader of the results should know, without clinical text."""
         return (
             f'decoded {self.documents} documents: {self.truncated} cut at the longest prompt, '
-            f'{self.unfinished} answers unfinished, {self.malformed_lines} malformed lines, {self.unlinked_quotes} quotes without a code'
+            f'{self.unfinished} answers unfinished, {self.malformed_lines} malformed lines, '
+            f'{self.unlinked_quotes} quotes without a code'
         )
 
     def to_json(self) -> dict[str, Any]:

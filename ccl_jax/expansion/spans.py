@@ -138,8 +138,9 @@ def document_spans(documents: Iterable[Document]) -> Iterator[Span]:
                 if key in seen:
                     continue
                 seen.add(key)
+                parts = '+'.join(f'{begin}-{end}' for begin, end in evidence.parts)
                 yield Span(
-                    span_id=f'document:{document.doc_id}:{min(evidence.parts)[0]}:{annotation.code}',
+                    span_id=f'document:{document.doc_id}:{parts}:{annotation.code}',
                     text=text,
                     code=annotation.code,
                     tier='document',

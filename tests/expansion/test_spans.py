@@ -61,6 +61,12 @@ def test_document_spans_once_per_wording_and_code():
     ]
 
 
+def test_span_ids_are_unique_where_references_share_a_beginning():
+    evidence = (Evidence(((8, 11), (17, 22)), 'Htn heart'), Evidence(((8, 11), (23, 30)), 'Htn failure'))
+    spans = list(document_spans([Document('d', TEXT, (Annotation('I11.0', evidence=evidence),))]))
+    assert len({span.span_id for span in spans}) == len(spans) == 2
+
+
 def test_categories_scope_and_held_out_codes():
     release = Release.embedded()
     settings = ExpansionSettings(scope='categories', held_out_share=0.5)
