@@ -15,32 +15,8 @@ from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.training.mesh import make_mesh
 from ccl_jax.training.step import abstract_batch
+from tests.model.test_architecture import LLAMA_31_8B
 
-# The published config.json of meta-llama/Llama-3.1-8B-Instruct, as far as it describes the architecture.
-LLAMA31_8B = {
-    'architectures': ['LlamaForCausalLM'],
-    'attention_bias': False,
-    'hidden_act': 'silu',
-    'hidden_size': 4096,
-    'intermediate_size': 14336,
-    'max_position_embeddings': 131072,
-    'mlp_bias': False,
-    'model_type': 'llama',
-    'num_attention_heads': 32,
-    'num_hidden_layers': 32,
-    'num_key_value_heads': 8,
-    'rms_norm_eps': 1e-05,
-    'rope_scaling': {
-        'factor': 8.0,
-        'high_freq_factor': 4.0,
-        'low_freq_factor': 1.0,
-        'original_max_position_embeddings': 8192,
-        'rope_type': 'llama3',
-    },
-    'rope_theta': 500000.0,
-    'tie_word_embeddings': False,
-    'vocab_size': 128256,
-}
 PARAMETERS = 8_030_261_248
 
 
@@ -50,7 +26,7 @@ def test_a_step_of_every_bucket_has_the_right_shapes():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = check_config(module.get_config())
-    architecture = Architecture.from_hf(LLAMA31_8B)
+    architecture = Architecture.from_hf(LLAMA_31_8B)
     assert architecture.parameter_count() == PARAMETERS
     decoder = nnx.eval_shape(
         lambda: Decoder(

@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ccl_jax.data.examples import TokenizedExample, encode_example
+from ccl_jax.data.truncation import longest_beginning
 from ccl_jax.errors import UserError
 from ccl_jax.records import Document, Span
 from ccl_jax.tasks import TASKS, TaskExample
@@ -114,25 +115,15 @@ def _fit_document(
             f'document {document.doc_id} has {len(example.tokens)} tokens with its codes, over the longest bucket of '
             f'{longest}; add a longer bucket to data.buckets or set tasks.overlong=truncate'
         )
-    # Ends at white space, so that no word is cut; the shortest beginning is searched for by halving.
-    ends = [i for i, character in enumerate(document.text) if character.isspace()]
-    low, high = 0, len(ends)
-    while low < high:
-        middle = (low + high) // 2
-        if len(encode(ends[middle]).tokens) <= longest:
-            low = middle + 1
-        else:
-            high = middle
-    if not low:
+    end = longest_beginning(document.text, lambda end: len(encode(end).tokens) <= longest)
+    if end is None:
         raise UserError(
             f'document {document.doc_id} does not fit {longest} tokens even when its text is cut, its codes alone are '
             'too long; add a longer bucket to data.buckets'
         )
     counts['documents_truncated'] += 1
-    example = encode(ends[low - 1])
-    cut = window(document, 0, ends[low - 1])
-    counts['codes_lost_by_truncation'] += len(document.codes) - len(cut.codes)
-    return example
+    counts['codes_lost_by_truncation'] += len(document.codes) - len(window(document, 0, end).codes)
+    return encode(end)
 
 
 def _fits(tokenizer: PreTrainedTokenizerBase, longest: int) -> Callable[[TaskExample], bool]:

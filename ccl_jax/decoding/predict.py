@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ccl_jax.data.tokenization import encode_prompt, end_of_turn_id
+from ccl_jax.data.truncation import longest_beginning
 from ccl_jax.decoding.generate import Generation, generate
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.records import Document, Prediction
@@ -93,15 +94,11 @@ def _fit_prompt(tokenizer: PreTrainedTokenizerBase, text: str, longest: int, cou
     if len(prompt) <= longest:
         return prompt
     counts['truncated'] += 1
-    words = [i for i, character in enumerate(text) if character.isspace()]
-    low, high = 0, len(words)
-    while low < high:
-        middle = (low + high) // 2
-        if len(encode_prompt(tokenizer, document_prompt(text[: words[middle]]))) <= longest:
-            low = middle + 1
-        else:
-            high = middle
-    return encode_prompt(tokenizer, document_prompt(text[: words[low - 1]] if low else ''))
+
+    def encode(end: int) -> list[int]:
+        return encode_prompt(tokenizer, document_prompt(text[:end]))
+
+    return encode(longest_beginning(text, lambda end: len(encode(end)) <= longest) or 0)
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation) -> tuple[Answer, list[float]]:

@@ -10,7 +10,7 @@ GOOD = {'doc_id': 'a', 'text': 'Has HTN.', 'codes': [{'code': 'I10', 'evidence':
 OUTSIDE = {'doc_id': 'b', 'text': 'Short note.', 'codes': [{'code': 'I10', 'evidence': [{'parts': [[4, 700]]}]}]}
 
 
-def _refused(done, *words: str) -> None:
+def assert_refused(done, *words: str) -> None:
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('ccl-jax: ')
@@ -39,15 +39,15 @@ def _refused(done, *words: str) -> None:
     ids=lambda value: ' '.join(value)[-40:] if isinstance(value, list) else None,
 )
 def test_flags(arguments, words):
-    _refused(ccl_jax(*arguments), *words)
+    assert_refused(ccl_jax(*arguments), *words)
 
 
 def test_the_process_ends_with_code_2_and_no_traceback():
-    _refused(ccl_jax_process('code', '--workdir=nowhere', 'README.md'), 'nowhere')
+    assert_refused(ccl_jax_process('code', '--workdir=nowhere', 'README.md'), 'nowhere')
 
 
 def test_a_missing_file(tmp_path):
-    _refused(_train_on(tmp_path, tmp_path / 'missing.jsonl'), 'missing.jsonl')
+    assert_refused(_train_on(tmp_path, tmp_path / 'missing.jsonl'), 'missing.jsonl')
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_bad_line(tmp_path, line, words):
     path = tmp_path / 'own.jsonl'
     path.write_text(json.dumps(GOOD) + '\n' + line + '\n')
     done = _train_on(tmp_path, path)
-    _refused(done, *words)
+    assert_refused(done, *words)
     assert 'Short note' not in done.stderr
 
 
@@ -94,7 +94,7 @@ def _train_on(tmp_path, path, *more, verb='train'):
 
 def test_a_workdir_of_another_config(miniature):
     changed = [argument for argument in MINIATURE if 'train=60' not in argument]
-    _refused(ccl_jax(*changed, f'--workdir={miniature}'), 'sources.synthetic_notes.train', '60', '120')
+    assert_refused(ccl_jax(*changed, f'--workdir={miniature}'), 'sources.synthetic_notes.train', '60', '120')
 
 
 def test_model_folders(tmp_path):
@@ -110,7 +110,7 @@ def test_model_folders(tmp_path):
             f'--workdir={tmp_path / folder.name}-run',
         )
 
-    _refused(with_model(tmp_path / 'nowhere'), 'nowhere')
+    assert_refused(with_model(tmp_path / 'nowhere'), 'nowhere')
     empty = tmp_path / 'no_weights'
     empty.mkdir()
     config = {'model_type': 'llama', 'architectures': ['LlamaForCausalLM']}
@@ -122,10 +122,10 @@ def test_model_folders(tmp_path):
         'num_attention_heads': 2,
     }
     (empty / 'config.json').write_text(json.dumps(config | sizes))
-    _refused(with_model(empty), 'safetensors')
+    assert_refused(with_model(empty), 'safetensors')
     (empty / 'pytorch_model.bin').write_bytes(b'pickled')
-    _refused(with_model(empty), 'safetensors')
+    assert_refused(with_model(empty), 'safetensors')
     other = tmp_path / 'other'
     other.mkdir()
     (other / 'config.json').write_text(json.dumps({'model_type': 'mamba', 'architectures': ['MambaForCausalLM']}))
-    _refused(with_model(other), 'mamba')
+    assert_refused(with_model(other), 'mamba')
