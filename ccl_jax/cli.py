@@ -41,6 +41,8 @@ usage: ccl-jax VERB [flags]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # transformers advises to install PyTorch, which only its models need.
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     if not arguments or arguments[0] in ('-h', '--help', 'help'):
         print(_usage())
         return 0 if arguments else 2

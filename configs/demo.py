@@ -2,12 +2,12 @@
 
     ccl-jax train --config configs/demo.py --workdir runs/demo
 
-Hardware: 2 CPU cores, 4 GiB of memory. The README has the measured time and scores.
+Hardware: 2 CPU cores. The README has the measured time and scores.
 `configs/demo.py:ci` is the same path in miniature; its scores say nothing.
 
 What happens: notes are written from the embedded ICD-10-CM release (`sources.synthetic_notes`);
-a tokenizer and a decoder of under a million parameters are made and trained on
-unlabelled text (`base`, the stand-in for pretraining: it teaches the model to quote);
+a tokenizer and a decoder of about a million parameters are made and trained on
+unlabelled text (`base`, the stand-in for pretraining: it teaches the words and forms of notes);
 then the documents and the spans are trained in one stage, and the test notes are evaluated.
 """
 
