@@ -175,7 +175,7 @@ class SyntheticNotes:
 
         A third of them repeat a short list of random phrases several times, the others are
         notes about random phrases, brief or whole, followed by a list of the phrases that
-        the note affirms. From both, a model learns to quote. The words are those of S0 forms and
+        the note affirms. Both show what a quote is. The words are those of S0 forms and
         of what spans carry of S1; no form of an S2 code and no code occurs.
         """
         phrases = _Phrases(self)
