@@ -64,6 +64,10 @@ class LoaderSettings:
     workers: int = 0
     prefetch: int = 4
 
+    def __post_init__(self) -> None:
+        if min(self.threads, self.workers, self.prefetch) < 0:
+            raise UserError('threads, workers and prefetch must be at least 0')
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:

@@ -87,6 +87,14 @@ def test_nearest_key(unknown, nearest):
         ({'eval__max_new_tokens': 0}, 'max_new_tokens'),
         ({'expansion__tiers': ('bronze',)}, 'bronze'),
         ({'base__enabled': False}, 'model.path'),
+        ({'sources__synthetic_notes__min_codes': 9}, 'max_codes'),
+        ({'sources__synthetic_notes__share_s1': 1.5}, 'share_s1'),
+        ({'sources__synthetic_notes__test': -1}, 'at least 0'),
+        ({'expansion__max_gold_spans': -1}, 'max_gold_spans'),
+        ({'tasks__span_repeats': 0}, 'span_repeats'),
+        ({'data__threads': -1}, 'threads'),
+        ({'data__tokens_per_step': 0}, 'tokens_per_step'),
+        ({'optimizer__name': 'sgd'}, 'sgd'),
     ],
 )
 def test_mistakes_are_one_sentence_with_the_mend(changes, message):

@@ -59,6 +59,8 @@ class TaskSettings:
             raise UserError(f'names is empty; name at least one task of {", ".join(TASKS)}')
         if min(self.span_shapes.values(), default=0) < 0 or not sum(self.span_shapes.values()) > 0:
             raise UserError('span_shapes must hold shares of 0 or more, and one of them above 0')
+        if self.span_repeats < 1 or self.context_characters < 1:
+            raise UserError('span_repeats and context_characters must be at least 1')
         if len(self.spans_per_list) != 2 or not 1 <= self.spans_per_list[0] <= self.spans_per_list[1]:
             raise UserError(f'spans_per_list is {self.spans_per_list}; give the least (at least 1) and the most')
 

@@ -44,6 +44,8 @@ class ExpansionSettings:
             raise UserError(f'tiers has "{unknown[0]}"; it must be one of {", ".join(TIERS)}')
         if self.scope not in SCOPES:
             raise UserError(f'scope is "{self.scope}"; it must be one of {", ".join(SCOPES)}')
+        if self.max_gold_spans < 0:
+            raise UserError(f'max_gold_spans is {self.max_gold_spans}; it must be at least 0, which keeps all')
         if not 0 <= self.held_out_share <= 1:
             raise UserError(f'held_out_share is {self.held_out_share}; it must lie between 0 and 1')
 

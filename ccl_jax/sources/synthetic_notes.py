@@ -125,6 +125,16 @@ class NoteSettings:
     fillers: int = 1
     brief: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ('train', 'dev', 'test', 'codes_s1', 'codes_s2', 'fillers'):
+            if getattr(self, name) < 0:
+                raise UserError(f'{name} is {getattr(self, name)}; it must be at least 0')
+        for name in ('share_s1', 'share_s2', 'brief'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f'{name} is {getattr(self, name)}; it must lie between 0 and 1')
+        if not 1 <= self.min_codes <= self.max_codes:
+            raise UserError(f'min_codes is {self.min_codes} and max_codes {self.max_codes}; give at least 1, in order')
+
 
 class SyntheticNotes:
     """The corpus; a pure function of the settings and the release.
