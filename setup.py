@@ -1,14 +1,18 @@
 """Packaging of ccl_jax."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'ccl_jax' / '__init__.py').read_text()).group(1)
+
 setup(
     name='ccl-jax',
-    version='0.1.0',
+    version=VERSION,
     description='Code-Centric Learning for clinical coding, in JAX',
-    long_description=(Path(__file__).parent / 'README.md').read_text(encoding='utf-8'),
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
