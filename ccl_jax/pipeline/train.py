@@ -83,6 +83,8 @@ def load_trained(config: Config, workdir: Path, mesh: Mesh) -> tuple[int, Decode
     Raises:
         UserError: there is no checkpoint, or the folder that training began from is gone.
     """
+    if not (workdir / 'checkpoints').is_dir():
+        raise UserError(f'{workdir} holds no checkpoint yet; run "ccl-jax train" on it to the end first')
     folder = initial_model(config, workdir)
     tokenizer = load_tokenizer(folder)
     decoder = _load(config, folder, mesh)

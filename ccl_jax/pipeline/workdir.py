@@ -1,6 +1,7 @@
 """The folder of a run: its config, and who writes."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +20,15 @@ CONFIG_FILE = 'config.json'
 _FREE_SECTIONS = ('mesh', 'eval')
 _FREE_KEYS = ('threads', 'workers', 'prefetch', 'log_every', 'checkpoint_every', 'keep')
 
+# What tells that a workdir holds more than prepared data.
+_TRAINED = ('base/init', 'checkpoints', 'metrics.jsonl')
+
 
 def claim_workdir(workdir: Path, config: Config) -> None:
     """Writes the config into a new workdir, or checks that the workdir is of the same config.
+
+    Where nothing is trained yet, another config takes the workdir over and what was
+    prepared under the former is prepared anew: a mistyped path must not cost a workdir.
 
     Raises:
         UserError: the workdir holds a run of another config (the keys that differ are
@@ -32,7 +39,9 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     def claim() -> None:
         if path.exists():
             differences = list(_differences(_read(path), config.tree))
-            if differences:
+            if differences and not any((workdir / name).exists() for name in _TRAINED):
+                shutil.rmtree(workdir / 'data', ignore_errors=True)
+            elif differences:
                 shown = '; '.join(differences[:5]) + ('; ...' if len(differences) > 5 else '')
                 raise UserError(
                     f'{workdir} holds a run of another config ({shown}); use its config or another --workdir'

@@ -97,6 +97,30 @@ def test_a_workdir_of_another_config(miniature):
     assert_refused(ccl_jax(*changed, f'--workdir={miniature}'), 'sources.synthetic_notes.train', '60', '120')
 
 
+def test_a_mistyped_path_does_not_cost_the_workdir(tmp_path):
+    path = tmp_path / 'own.jsonl'
+    path.write_text(json.dumps(GOOD) + '\n')
+    assert_refused(_train_on(tmp_path, tmp_path / 'owm.jsonl', verb='prepare'), 'owm.jsonl')
+    # The right path, and then a prepared but untrained workdir under a setting that changes its data.
+    assert_refused(_train_on(tmp_path, path, '--config.base.num_attention_heads=7', verb='prepare'), '(7)')
+    assert (tmp_path / 'w' / 'data' / 'spans.jsonl').stat().st_size > 0
+    done = _train_on(tmp_path, path, "--config.expansion.tiers=('document',)", verb='prepare')
+    assert done.returncode == 0, done.stderr
+    spans = [json.loads(line) for line in (tmp_path / 'w' / 'data' / 'spans.jsonl').read_text().splitlines()]
+    assert {span['tier'] for span in spans} == {'document'}
+    # From here on there are weights in the workdir, and it belongs to its config.
+    assert_refused(_train_on(tmp_path, path, verb='prepare'), 'expansion.tiers')
+
+
+@pytest.mark.parametrize('verb', ['eval', 'code', 'export'])
+def test_verbs_that_need_a_trained_model_say_so(tmp_path, verb):
+    path = tmp_path / 'own.jsonl'
+    path.write_text(json.dumps(GOOD) + '\n')
+    assert _train_on(tmp_path, path, verb='prepare').returncode == 0
+    more = {'code': [str(path)], 'export': [f'--output={tmp_path / "out"}']}.get(verb, [])
+    assert_refused(ccl_jax(verb, f'--workdir={tmp_path / "w"}', *more), 'ccl-jax train')
+
+
 def test_model_folders(tmp_path):
     def with_model(folder):
         data = tmp_path / 'own.jsonl'
