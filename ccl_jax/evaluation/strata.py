@@ -71,11 +71,3 @@ class Strata:
             for prediction in predictions
         ]
         return documents, kept
-
-
-def assign(
-    codes: Iterable[Code], document_codes: Iterable[Code], span_codes: Iterable[Code], held_out: Iterable[Code]
-) -> dict[Code, str]:
-    """Each code's stratum. Raises UserError as `Strata` does."""
-    strata = Strata(frozenset(document_codes), frozenset(span_codes), frozenset(held_out))
-    return {code: strata.stratum(code) for code in codes}
