@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from ccl_jax.config import MeshSettings
+from ccl_jax.data.tokenization import encode_target, load_tokenizer
+from ccl_jax.decoding import predict
+from ccl_jax.decoding.generate import Generation
 from ccl_jax.pipeline.code import format_codes
 from ccl_jax.pipeline.train import load_trained, open_mesh
 from ccl_jax.pipeline.workdir import workdir_config
@@ -30,6 +34,26 @@ def test_code_reads_files_and_standard_input(miniature, tmp_path):
     assert 'synthetic' in from_file.stderr
     readable = ccl_jax('code', f'--workdir={miniature}', str(path))
     assert readable.stdout.startswith(f'{path}: {len(a["codes"])} codes')
+
+
+def test_what_the_model_writes_comes_out_with_titles_and_offsets(miniature, tmp_path):
+    # The miniature model is too small to find anything, so its answer is put into its mouth.
+    tokenizer = load_tokenizer(miniature / 'base' / 'hf')
+    tokens = encode_target(tokenizer, '## ICD Codes\n- gout -> M10.9\n- HTN -> I10\n- made up -> Q99.999')[:-1]
+    answer = Generation(tuple(tokens), (-0.5,) * len(tokens), True)
+    path = tmp_path / 'note.txt'
+    path.write_text(NOTE, encoding='utf-8')
+    with mock.patch.object(predict, 'generate', lambda decoder, prompts, **_: [answer] * len(prompts)):
+        done = ccl_jax('code', f'--workdir={miniature}', '--json', str(path))
+    assert done.returncode == 0, done.stderr
+    gout, htn, made_up = json.loads(done.stdout)['codes']
+    assert (gout['code'], gout['title'], gout['billable']) == ('M10.9', 'Gout, unspecified', True)
+    assert (htn['code'], htn['title']) == ('I10', 'Essential (primary) hypertension')
+    for code, word in ((gout, 'gout'), (htn, 'HTN')):
+        ((begin, end),) = code['evidence'][0]['parts']
+        assert NOTE[begin:end] == word
+        assert code['score'] < 0
+    assert (made_up['title'], made_up['evidence'][0]) == (None, {'parts': [], 'text': 'made up'})
 
 
 def test_the_table_shows_titles_offsets_and_what_was_not_found():
