@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from ccl_jax.errors import UserError
 
 VERBS = {
+    'icd': 'show codes of ICD-10-CM, or find them by words',
     'prepare': 'read the sources, make spans and examples, print the reports and the plan',
     'train': 'prepare what is missing, train (resuming by itself), evaluate',
     'eval': 'decode and score a split with the newest checkpoint',
@@ -34,7 +35,10 @@ usage: ccl-jax VERB [flags]
   --workdir DIR                  folder of the run
   --output DIR                   folder to write (export)
   --split NAME                   split to evaluate instead of eval.split (eval)
-  --json                         print JSON (code, eval)
+  --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
+  --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd)
+  --search "WORDS"               find codes by their terms (icd)
+  --json                         print JSON (icd, code, eval, prepare --report_only)
 """
 
 
@@ -79,13 +83,32 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(_usage())
         return 0
     values, positional = _parse(verb, arguments)
-    if positional and verb != 'code':
+    if positional and verb not in ('code', 'icd'):
         raise UserError(f'unexpected argument "{positional[0]}"; flags begin with --')
     return globals()[f'_{verb}'](values, positional)
 
 
+def _icd(values: flags.FlagValues, codes: list[str]) -> int:
+    from ccl_jax.pipeline.icd import run_icd
+
+    if not codes and values.search is None:
+        raise UserError('name a code, as in "ccl-jax icd E11.9", or give --search "words"')
+    return run_icd(codes, values.search, values.release or '', values.json)
+
+
 def _prepare(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
+
+    if values.report_only:
+        from ccl_jax.pipeline.sources import report_sources
+
+        config = check_config(values.config, needs_model=False)
+        reports, summary = report_sources(config, Path(values.workdir) if values.workdir else None)
+        if values.json:
+            print(json.dumps(summary, indent=2))
+        else:
+            print('\n\n'.join(report.table() for report in reports))
+        return 0
     from ccl_jax.pipeline.train import prepare
 
     prepare(check_config(values.config), Path(values.workdir))
@@ -158,6 +181,9 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('output', None, 'folder to write', flag_values=values)
     flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
     flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
+    flags.DEFINE_bool('report_only', False, 'only read the sources and print the reports', flag_values=values)
+    flags.DEFINE_string('release', None, 'files or folders of a release', flag_values=values)
+    flags.DEFINE_string('search', None, 'words to find codes by', flag_values=values)
     _check_overrides(arguments)
     # Values of config keys are looked for in sys.argv by ml_collections.
     sys.argv = ['ccl-jax', *arguments]
@@ -175,7 +201,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
         # ml_collections hands out an object that fails on use where the file could not be loaded.
         name = config_flags.get_config_filename(values['config'])
         raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
-    if values.workdir is None:
+    if values.workdir is None and verb != 'icd' and not values.report_only:
         raise UserError('--workdir is missing; name the folder of the run')
     if verb in _NEEDS_CONFIG and config is None:
         raise UserError('--config is missing; name an experiment file such as configs/demo.py')

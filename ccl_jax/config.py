@@ -22,15 +22,13 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
-from ccl_jax.data.convert import TaskSettings
 from ccl_jax.data.plan import PlanSettings
 from ccl_jax.errors import UserError
 from ccl_jax.expansion.spans import ExpansionSettings
-from ccl_jax.sources.corpus import CodiEspSettings, JsonlSettings, SourceSettings
-from ccl_jax.sources.synthetic_notes import NoteSettings
+from ccl_jax.sources.corpus import SourceSettings
 from ccl_jax.tasks import TASKS
-from ccl_jax.training.loop import TrainingSettings
-from ccl_jax.training.optimizer import OptimizerSettings
+from ccl_jax.tasks.settings import TaskSettings
+from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 
 _Settings = TypeVar('_Settings')
 
@@ -136,8 +134,8 @@ def default_config() -> ConfigDict:
     return ConfigDict(
         {
             'seed': 0,
-            # Tabular XML of an ICD-10-CM release; '' for the embedded one.
-            'icd': {'tabular': ''},
+            # Files or folders of an ICD-10-CM release, separated by commas; '' for the embedded one.
+            'icd': {'release': ''},
             'sources': _section(SourceSettings()),
             'expansion': _section(ExpansionSettings()),
             'tasks': _section(TaskSettings()),
@@ -189,7 +187,7 @@ class Config:
     """
 
     seed: int
-    tabular: str
+    release: str
     sources: SourceSettings
     expansion: ExpansionSettings
     tasks: TaskSettings
@@ -202,8 +200,11 @@ class Config:
     tree: dict[str, Any]
 
 
-def check_config(tree: ConfigDict | dict[str, Any]) -> Config:
+def check_config(tree: ConfigDict | dict[str, Any], *, needs_model: bool = True) -> Config:
     """Checks a tree once, at the edge, and returns the settings in it. Missing keys get their defaults.
+
+    Args:
+        needs_model: whether the config must say where the weights come from.
 
     Raises:
         UserError: a key is unknown (the nearest known one is named), a value has
@@ -213,20 +214,20 @@ def check_config(tree: ConfigDict | dict[str, Any]) -> Config:
     defaults = default_config().to_dict()
     _check_keys(given, defaults)
     whole = _merged(given, defaults, '')
-    if not whole['base']['enabled'] and not whole['model']['path']:
+    if needs_model and not whole['base']['enabled'] and not whole['model']['path']:
         raise UserError('model.path is empty; set it to a Hugging Face folder, or base.enabled=True for a small one')
     sources = whole['sources']
     seed = whole['seed']
     return Config(
         seed=seed,
-        tabular=whole['icd']['tabular'],
+        release=whole['icd']['release'],
         sources=_build(
             SourceSettings,
-            {
-                'name': sources['name'],
-                'synthetic_notes': _build(NoteSettings, sources['synthetic_notes'], 'sources.synthetic_notes'),
-                'codiesp': _build(CodiEspSettings, sources['codiesp'], 'sources.codiesp'),
-                'jsonl': _build(JsonlSettings, sources['jsonl'], 'sources.jsonl'),
+            {'name': sources['name']}
+            | {
+                name: _build(type(own), sources[name], f'sources.{name}')
+                for name, own in vars(SourceSettings()).items()
+                if name != 'name'
             },
             'sources',
         ),

@@ -13,14 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from ccl_jax.errors import UserError
-from ccl_jax.icd.codes import ICD10CM, SYSTEMS, normalize_code
+from ccl_jax.icd.codes import ICD10CM, SYSTEMS, is_well_formed, normalize_code, systems_of_form
 
 TIERS = ('gold', 'document', 'silver', 'synthetic')
 _INSIGNIFICANT = re.compile(r'[\W_]+')
+_OFFSETS = 'offsets outside the text'
+_DIFFERS = 'evidence text differs from the document'
+_LIKE_A_CODE = re.compile(r'(?=.*[0-9])[0-9A-Z.]{1,9}')
 
 
 class RecordError(ValueError):
-    """One record is unusable; the message says why and quotes no clinical text."""
+    """One record is unusable; the message says why and quotes no clinical text.
+
+    Attributes:
+        reason: the kind of fault, under which a report counts the record.
+    """
+
+    def __init__(self, message: str, reason: str = 'field is missing or of the wrong type'):
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +43,13 @@ class Evidence:
             reference is discontinuous; empty where a predicted quote was not
             found in the document.
         text: the words, parts joined by one space.
+        origin: '' where a person or a model chose the words; else how they were
+            found, e.g. 'silver: inclusion_term of E11'.
     """
 
     parts: tuple[tuple[int, int], ...]
     text: str
+    origin: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +84,10 @@ class Span:
 
     Attributes:
         tier: one of `TIERS`.
-        provenance: where it comes from, e.g. 'title', 'inclusion_term', 'doc:<doc_id>'.
+        provenance: where it comes from, in one line; begins with 'doc:<doc_id>' if
+            its words are, or were edited from, those of a document.
+        round_trip: the rank from 1 at which a retriever over all terms finds the
+            code for the text; None beyond its depth, or where it was not asked.
     """
 
     span_id: str
@@ -79,6 +96,7 @@ class Span:
     tier: str
     provenance: str
     system: str = ICD10CM
+    round_trip: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +136,14 @@ def document_from_json(record: dict[str, Any]) -> Document:
 
     Raises:
         RecordError: a field is missing or of the wrong type, the text is empty,
-            an offset lies outside the text, or the evidence text differs from
-            the slice by more than white space and punctuation.
+            a code has not the form of its system, an offset lies outside the
+            text, or the evidence text differs from the slice by more than white
+            space and punctuation.
     """
     doc_id = _name(record, 'doc_id')
     text = _string(record, 'text')
     if not text.strip():
-        raise RecordError('"text" is empty')
+        raise RecordError('"text" is empty', 'text is empty')
     return Document(
         doc_id=doc_id,
         text=text,
@@ -153,10 +172,10 @@ def document_to_json(document: Document) -> dict[str, Any]:
 
 def span_from_json(record: dict[str, Any]) -> Span:
     """Checks a span record and returns it. Raises RecordError."""
-    system, code = _code(record, 'span')
+    system, code = _well_formed_code(record, 'span')
     text = _string(record, 'text')
     if not text.strip():
-        raise RecordError('"text" is empty')
+        raise RecordError('"text" is empty', 'text is empty')
     tier = _string(record, 'tier')
     if tier not in TIERS:
         raise RecordError(f'"tier" must be one of {", ".join(TIERS)}')
@@ -167,15 +186,23 @@ def span_from_json(record: dict[str, Any]) -> Span:
         tier=tier,
         provenance=_string(record, 'provenance'),
         system=system,
+        round_trip=_rank(record, 'round_trip'),
     )
 
 
 def span_to_json(span: Span) -> dict[str, Any]:
-    return dataclasses.asdict(span)
+    record = dataclasses.asdict(span)
+    if span.round_trip is None:
+        del record['round_trip']
+    return record
 
 
 def prediction_from_json(record: dict[str, Any]) -> Prediction:
-    """Checks a prediction record and returns it; quotes need no offsets. Raises RecordError."""
+    """Checks a prediction record and returns it. Raises RecordError.
+
+    Quotes need no offsets, and a code may have any form: what a system answered
+    is scored as it stands.
+    """
     codes = []
     for i, item in enumerate(_list(record, 'codes')):
         where = f'codes[{i}]'
@@ -263,14 +290,15 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
-    return {'parts': [list(part) for part in evidence.parts], 'text': evidence.text}
+    item = {'parts': [list(part) for part in evidence.parts], 'text': evidence.text}
+    return {**item, 'origin': evidence.origin} if evidence.origin else item
 
 
 def _annotations(record: dict[str, Any], text: str) -> tuple[Annotation, ...]:
     merged: dict[tuple[str, str], dict[Evidence, None]] = {}
     for i, item in enumerate(_list(record, 'codes', default=[])):
         where = f'codes[{i}]'
-        evidence = merged.setdefault(_code(item, where), {})
+        evidence = merged.setdefault(_well_formed_code(item, where), {})
         for j, quote in enumerate(_list(item, 'evidence', default=[])):
             evidence[_evidence(quote, text, f'{where}.evidence[{j}]')] = None
     return tuple(Annotation(code, system, tuple(evidence)) for (system, code), evidence in merged.items())
@@ -286,19 +314,21 @@ def _evidence(item: Any, text: str | None, where: str) -> Evidence:
             raise RecordError(f'{where}: a part must be [begin, end] in whole numbers')
         begin, end = part
         if begin < 0 or end <= begin:
-            raise RecordError(f'{where}: part [{begin}, {end}] is empty or negative')
+            raise RecordError(f'{where}: part [{begin}, {end}] is empty or negative', _OFFSETS)
         if text is not None and end > len(text):
-            raise RecordError(f'{where}: part [{begin}, {end}] ends outside the text of {len(text)} characters')
+            message = f'{where}: part [{begin}, {end}] ends outside the text of {len(text)} characters'
+            raise RecordError(message, _OFFSETS)
         parts.append((begin, end))
+    origin = _string(item, 'origin', default='')
     if text is None:
-        return Evidence(tuple(parts), _string(item, 'text', default=''))
+        return Evidence(tuple(parts), _string(item, 'text', default=''), origin)
     if not parts:
         raise RecordError(f'{where}: "parts" is empty')
     sliced = slice_evidence(text, tuple(parts))
     quoted = _string(item, 'text', default=sliced)
     if not same_words(quoted, sliced):
-        raise RecordError(f'{where}: "text" differs from the document at {parts}')
-    return Evidence(tuple(parts), sliced)
+        raise RecordError(f'{where}: "text" differs from the document at {parts}', _DIFFERS)
+    return Evidence(tuple(parts), sliced, origin)
 
 
 def _code(item: Any, where: str) -> tuple[str, str]:
@@ -313,6 +343,17 @@ def _code(item: Any, where: str) -> tuple[str, str]:
     return system, code
 
 
+def _well_formed_code(item: Any, where: str) -> tuple[str, str]:
+    system, code = _code(item, where)
+    if is_well_formed(code, system):
+        return system, code
+    others = ' or '.join(systems_of_form(code))
+    # Words of a note can stand in the wrong field; only what looks like a code is quoted.
+    quoted = code if others or _LIKE_A_CODE.fullmatch(code) else 'the code'
+    hint = f' (it has that of {others})' if others else ''
+    raise RecordError(f'{where}: {quoted} has not the form of {system}{hint}', 'code has not the form of its system')
+
+
 def _score(item: dict[str, Any], where: str) -> float | None:
     score = item.get('score')
     if score is None:
@@ -321,6 +362,13 @@ def _score(item: dict[str, Any], where: str) -> float | None:
     if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
         raise RecordError(f'{where}: "score" must be a finite number')
     return float(score)
+
+
+def _rank(record: dict[str, Any], key: str) -> int | None:
+    rank = record.get(key)
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise RecordError(f'"{key}" must be a whole number from 1')
+    return rank
 
 
 def _string(record: dict[str, Any], key: str, default: str | None = None) -> str:

@@ -82,7 +82,7 @@ def test_nearest_key(unknown, nearest):
         ({'tasks__output_format': 'xml'}, 'output_format'),
         ({'tasks__spans_per_list': (3, 1)}, 'spans_per_list'),
         ({'tasks__names': ()}, 'names'),
-        ({'sources__name': 'mimic'}, 'synthetic_notes, codiesp, jsonl'),
+        ({'sources__name': 'mimic'}, 'mimic_iii, mimic_iv, jsonl'),
         ({'model__compute_dtype': 'float8'}, 'compute_dtype'),
         ({'eval__max_new_tokens': 0}, 'max_new_tokens'),
         ({'expansion__tiers': ('bronze',)}, 'bronze'),

@@ -4,15 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ccl_jax.evaluation.evidence import evidence_metrics, grounding_counts
+from ccl_jax.evaluation.familiarity import FAMILIARITIES, Familiarity
 from ccl_jax.evaluation.metrics import Code, Estimate, Grouping, code_key, code_metrics, document_codes
 from ccl_jax.evaluation.strata import STRATA, Strata
 from ccl_jax.records import Document, Prediction
 
+SEEN = ('seen', 'unseen')
 CONVENTIONS = """\
 Brackets: 95 % bootstrap intervals over documents; '-': undefined (no such codes or no evidence).
 micro_f1: hits, false positives and false negatives summed over all (document, code); invented codes count as false.
 macro_f1_gold: mean F1 of the codes that are gold in this split; macro_f1_active: of those gold or predicted.
 S0..S3: micro_f1 of the codes carried by a training document / only by a training span / held out / the rest.
+seen, unseen words: micro_f1 of the codes whose evidence is, or is not, the text of a training span (of any code).
 evidence: evidence_span_exact_f1, items (document, begin, end, code), end to end.
 grounded: share of the quotes that occur in their document; invalid: share of the predicted codes that are not valid."""
 
@@ -23,6 +26,7 @@ def evaluate(
     *,
     strata: Strata | None,
     valid_codes: Collection[Code],
+    familiarity: Familiarity | None = None,
     seed: int,
     samples: int = 1000,
     by: Grouping = 'document',
@@ -33,12 +37,14 @@ def evaluate(
         strata: what training saw; None where that is unknown. The label space of
             `macro_f1_caml` is its training documents' codes and every gold or predicted code.
         valid_codes: the codes that count as valid, as (system, code).
+        familiarity: what tells codes apart whose evidence is, or is not, the text of a training span.
         by: count per document, or per group of documents with one `group_id`.
 
     Returns:
         `{"metrics": {name: {"value", "low", "high"}}, "counts": {...}, "strata":
-        {"S0": {"metrics", "counts"}, ...}, "settings": {...}}`; a stratum without gold
-        and predicted codes is absent, an undefined number is None.
+        {"S0": {"metrics", "counts"}, ...}, "evidence_in_spans": {"seen": {"metrics", "counts"}, ...},
+        "settings": {...}}`; a part without gold and predicted codes is absent, an
+        undefined number is None.
 
     Raises:
         UserError: as `metrics.align`.
@@ -60,10 +66,15 @@ def evaluate(
     if strata is not None:
         for stratum in STRATA:
             documents, answers = strata.restrict(gold, predictions, stratum)
-            if document_codes(documents) or any(answer.codes for answer in answers):
+            if _any_codes(documents, answers):
                 # The codes of the training documents are S0, so only there the label space goes beyond what occurs.
                 labels = label_space if stratum == 'S0' else frozenset()
                 result['strata'][stratum] = section(documents, answers, labels)
+    if familiarity is not None:
+        parts = {kind: familiarity.restrict(gold, predictions, kind) for kind in FAMILIARITIES}
+        result['evidence_in_spans'] = {
+            kind: section(*part, frozenset()) for kind, part in parts.items() if _any_codes(*part)
+        }
     result['settings'] = {'by': by, 'seed': seed, 'samples': samples, 'interval': 'bootstrap 95 %'}
     return result
 
@@ -71,7 +82,9 @@ def evaluate(
 def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A plain table of systems (name -> result of `evaluate`), with the conventions below it."""
     strata = [s for s in STRATA if any(s in result['strata'] for result in rows.values())]
-    header = ['system', 'micro_f1', 'macro_f1_gold', 'macro_f1_active', *strata, 'evidence', 'grounded', 'invalid']
+    seen = [kind for kind in SEEN if any(kind in result.get('evidence_in_spans', {}) for result in rows.values())]
+    header = ['system', 'micro_f1', 'macro_f1_gold', 'macro_f1_active', *strata]
+    header += [*(f'{kind} words' for kind in seen), 'evidence', 'grounded', 'invalid']
     lines = [header]
     for name, result in rows.items():
         metrics = result['metrics']
@@ -81,7 +94,8 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 _with_interval(metrics['micro_f1']),
                 _number(metrics['macro_f1_gold']['value']),
                 _number(metrics['macro_f1_active']['value']),
-                *(_number(_stratum_value(result, stratum)) for stratum in strata),
+                *(_number(_micro_f1(result['strata'], stratum)) for stratum in strata),
+                *(_number(_micro_f1(result.get('evidence_in_spans', {}), kind)) for kind in seen),
                 _number(metrics['evidence_span_exact_f1']['value']),
                 _number(metrics['grounding_rate']['value']),
                 _number(metrics['invalid_code_rate']['value']),
@@ -124,6 +138,10 @@ def verdict(
     return f'The model beats the best baseline, {best}: {figures}.'
 
 
+def _any_codes(gold: Sequence[Document], predictions: Sequence[Prediction]) -> bool:
+    return bool(document_codes(gold)) or any(prediction.codes for prediction in predictions)
+
+
 def _counts(gold: Sequence[Document], predictions: Sequence[Prediction]) -> dict[str, int]:
     answered = {prediction.doc_id: {code_key(c) for c in prediction.codes} for prediction in predictions}
     grounding = grounding_counts(gold, predictions)
@@ -140,9 +158,8 @@ def _counts(gold: Sequence[Document], predictions: Sequence[Prediction]) -> dict
     }
 
 
-def _stratum_value(result: Mapping[str, Any], stratum: str) -> float | None:
-    section = result['strata'].get(stratum)
-    return None if section is None else section['metrics']['micro_f1']['value']
+def _micro_f1(parts: Mapping[str, Any], name: str) -> float | None:
+    return parts[name]['metrics']['micro_f1']['value'] if name in parts else None
 
 
 def _with_interval(estimate: Mapping[str, float | None]) -> str:

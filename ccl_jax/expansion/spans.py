@@ -13,7 +13,7 @@ from ccl_jax.icd.terms import natural_form
 from ccl_jax.records import Document, Span
 from ccl_jax.tasks.prompts import quote_of
 
-TIERS = ('gold', 'document')
+TIERS = ('gold', 'document', 'silver')
 SCOPES = ('source', 'categories', 'release')
 
 
@@ -22,7 +22,8 @@ class ExpansionSettings:
     """Which spans are made.
 
     Attributes:
-        tiers: of `TIERS`: 'gold' from the release, 'document' from the training annotations.
+        tiers: of `TIERS`: 'gold' from the release, 'document' from the training annotations,
+            'silver' from evidence of the training documents that no person annotated.
         scope: the codes that get gold spans. 'source': the code space that the
             source defines; 'categories': the training codes and every billable
             code of their three-character categories; 'release': every billable code.
@@ -65,7 +66,7 @@ class Expansion:
 
 
 def expand(
-    documents: Sequence[Document],
+    documents: Collection[Document],
     settings: ExpansionSettings,
     release: Release,
     *,
@@ -76,7 +77,7 @@ def expand(
     """Makes the spans that `settings` ask for; the source's `own_spans` come first.
 
     Args:
-        documents: the training documents.
+        documents: the training documents, iterated twice.
         code_space: the codes that the source defines, for scope 'source'.
         held_out: the codes that the source keeps out; None to draw them by `held_out_share`.
 
@@ -90,8 +91,7 @@ def expand(
         if settings.max_gold_spans and len(gold) > settings.max_gold_spans:
             gold = random.Random(f'{settings.seed}:gold').sample(gold, settings.max_gold_spans)
         spans += gold
-    if 'document' in settings.tiers:
-        spans += document_spans(documents)
+    spans += [span for span in document_spans(documents) if span.tier in settings.tiers]
     if held_out is None:
         held_out = frozenset(
             code
@@ -128,7 +128,8 @@ def gold_spans(release: Release, codes: Iterable[str]) -> Iterator[Span]:
 
 
 def document_spans(documents: Iterable[Document]) -> Iterator[Span]:
-    """Yields the annotated evidence of the documents, each (folded text, code) once."""
+    """Yields the evidence of the documents, each (folded text, code) once: tier 'document' where a person
+    annotated it, else 'silver'."""
     seen: set[tuple[str, str]] = set()
     for document in documents:
         for annotation in document.annotations:
@@ -141,12 +142,14 @@ def document_spans(documents: Iterable[Document]) -> Iterator[Span]:
                     continue
                 seen.add(key)
                 parts = '+'.join(f'{begin}-{end}' for begin, end in evidence.parts)
+                tier = 'silver' if evidence.origin else 'document'
+                origin = f', {evidence.origin}' if evidence.origin else ''
                 yield Span(
-                    span_id=f'document:{document.doc_id}:{parts}:{annotation.code}',
+                    span_id=f'{tier}:{document.doc_id}:{parts}:{annotation.code}',
                     text=text,
                     code=annotation.code,
-                    tier='document',
-                    provenance=f'doc:{document.doc_id}',
+                    tier=tier,
+                    provenance=f'doc:{document.doc_id}{origin}',
                 )
 
 

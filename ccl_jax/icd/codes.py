@@ -7,6 +7,8 @@ or, for E-codes, the fourth, ICD-9-CM procedures after the second; ICD-10-PCS
 and CPT have none).
 """
 
+import re
+
 ICD10CM = 'ICD-10-CM'
 ICD10PCS = 'ICD-10-PCS'
 ICD9CM = 'ICD-9-CM'
@@ -14,6 +16,16 @@ ICD9PCS = 'ICD-9-PCS'
 CPT = 'CPT'
 
 SYSTEMS = (ICD10CM, ICD10PCS, ICD9CM, ICD9PCS, CPT)
+
+_FORMS = {
+    # The second character is a letter in QA0 alone (from 2026 on).
+    ICD10CM: re.compile(r'[A-Z]([0-9][0-9A-Z]|[A-Z][0-9])(\.[0-9A-Z]{1,4})?'),
+    # The letters I and O are not used, so as not to be read as digits.
+    ICD10PCS: re.compile(r'[0-9A-HJ-NP-Z]{1,7}'),
+    ICD9CM: re.compile(r'([0-9]{3}|V[0-9]{2})(\.[0-9]{1,2})?|E[0-9]{3}(\.[0-9])?'),
+    ICD9PCS: re.compile(r'[0-9]{2}(\.[0-9]{1,2})?'),
+    CPT: re.compile(r'[0-9]{4}[0-9A-Z]|[A-Z][0-9]{4}'),
+}
 
 
 def normalize_code(code: str, system: str = ICD10CM) -> str:
@@ -39,3 +51,22 @@ def normalize_code(code: str, system: str = ICD10CM) -> str:
     else:
         head = 3
     return f'{bare[:head]}.{bare[head:]}' if len(bare) > head else bare
+
+
+def is_well_formed(code: str, system: str = ICD10CM) -> bool:
+    """Whether a code in normal form has the form of its system; no release is asked.
+
+    'U07.1', 'C7A.00', 'W19.XXX' and 'M1A.XXX0' have the form of ICD-10-CM, '401.9' has not. ICD-10-PCS codes may be
+    cut short (CodiEsp gives the first four characters of most). CPT stands for HCPCS too (letter and four digits).
+
+    Raises:
+        ValueError: `system` is not one of `SYSTEMS`.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f'unknown code system {system!r}; known: {", ".join(SYSTEMS)}')
+    return _FORMS[system].fullmatch(code) is not None
+
+
+def systems_of_form(code: str) -> tuple[str, ...]:
+    """Returns the systems whose form a code in normal form has, e.g. ('ICD-9-CM',) for '401.9'; often several."""
+    return tuple(system for system in SYSTEMS if is_well_formed(code, system))

@@ -7,8 +7,7 @@ from typing import Any
 
 from ccl_jax.decoding.predict import predict_documents
 from ccl_jax.errors import UserError
-from ccl_jax.icd.release import Release
-from ccl_jax.pipeline.prepare import open_release
+from ccl_jax.icd.release import Release, open_release
 from ccl_jax.pipeline.train import load_trained, open_mesh
 from ccl_jax.pipeline.workdir import say, workdir_config
 from ccl_jax.records import Document, Prediction
@@ -55,7 +54,7 @@ def code_notes(workdir: Path, notes: Sequence[Document]) -> tuple[list[dict[str,
         UserError: the workdir holds no finished checkpoint.
     """
     config = workdir_config(workdir)
-    release = open_release(config)
+    release = open_release(config.release)
     _, decoder, tokenizer = load_trained(config, workdir, open_mesh(config.mesh))
     predictions, decoding = predict_documents(
         decoder,

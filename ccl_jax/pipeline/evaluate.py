@@ -1,5 +1,6 @@
 """`eval`: decode the evaluation split, score it beside the baselines, write the audit page."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from ccl_jax.decoding.predict import predict_documents
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.audit import audit_page, write_audit_page
 from ccl_jax.evaluation.baselines import Lookup, Majority, fit_lookup, fit_majority
+from ccl_jax.evaluation.familiarity import Familiarity
 from ccl_jax.evaluation.metrics import code_statistics, paired_bootstrap
 from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
-from ccl_jax.pipeline.prepare import Prepared, open_release
+from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.files import write_text
+from ccl_jax.pipeline.prepare import Prepared
 from ccl_jax.pipeline.train import load_trained, open_mesh
-from ccl_jax.pipeline.workdir import on_process_zero, say, write_text
+from ccl_jax.pipeline.workdir import on_process_zero, say
 from ccl_jax.records import Document, Prediction, Span, prediction_to_json, write_jsonl
 
 MODEL_ROW = 'model'
@@ -31,7 +35,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
         UserError: there is no checkpoint, or the split is unknown or empty.
     """
     settings = config.eval
-    gold = prepared.documents(settings.split)
+    gold = [_as_reference(document) for document in prepared.documents(settings.split)]
     gold = gold[: settings.max_documents] if settings.max_documents else gold
     if not gold:
         raise UserError(f'the split "{settings.split}" has no documents; set eval.split to another')
@@ -57,6 +61,14 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
     return '\n'.join(lines)
 
 
+def _as_reference(document: Document) -> Document:
+    """Returns the document without silver evidence: what no person annotated is no reference to score against."""
+    annotations = tuple(
+        dataclasses.replace(a, evidence=tuple(e for e in a.evidence if not e.origin)) for a in document.annotations
+    )
+    return dataclasses.replace(document, annotations=annotations)
+
+
 def _score(
     config: Config,
     prepared: Prepared,
@@ -65,10 +77,11 @@ def _score(
     directory: Path,
     decoding: dict[str, Any],
 ) -> str:
-    release = open_release(config)
+    release = open_release(config.release)
     training, spans = prepared.documents('train'), prepared.spans()
     held_out = {(ICD10CM, code) for code in prepared.held_out}
     strata = Strata.from_training(training, spans, held_out)
+    familiarity = Familiarity(span.text for span in spans)
     # Codes that annotators used count as valid although the release may have retired them.
     valid = {(ICD10CM, code) for code in release.codes()} | strata.document_codes
     systems = {MODEL_ROW: predictions} | _baselines(training, spans, gold)
@@ -78,6 +91,7 @@ def _score(
             answers,
             strata=strata,
             valid_codes=valid,
+            familiarity=familiarity,
             seed=config.seed,
             samples=config.eval.bootstrap_samples,
         )

@@ -1,23 +1,28 @@
 """`prepare`: the corpus, its spans and the tokenised examples of the run."""
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ccl_jax.config import Config, TrainingPart
-from ccl_jax.data.convert import TaskSettings, make_examples
+from ccl_jax.data.convert import make_examples
 from ccl_jax.data.examples import ExampleStore, write_examples
 from ccl_jax.data.plan import Plan, make_plan
 from ccl_jax.errors import UserError
 from ccl_jax.expansion.spans import expand
-from ccl_jax.icd.release import Release
-from ccl_jax.pipeline.workdir import on_process_zero, say, write_text
+from ccl_jax.icd.codes import ICD10CM
+from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.files import write_text
+from ccl_jax.pipeline.sources import REJECTED, Seen, summary_of, with_progress
+from ccl_jax.pipeline.workdir import on_process_zero, say
 from ccl_jax.records import (
     Document,
     Span,
@@ -28,8 +33,9 @@ from ccl_jax.records import (
     span_to_json,
     write_jsonl,
 )
-from ccl_jax.sources.corpus import load_corpus
-from ccl_jax.sources.report import SourceReport
+from ccl_jax.sources.corpus import Corpus, open_corpus
+from ccl_jax.sources.report import RejectionLog
+from ccl_jax.tasks.settings import TaskSettings
 
 _REPORT = 'report.json'
 
@@ -64,10 +70,6 @@ class Prepared:
         return [(record['text_id'], record['text']) for _, record in read_jsonl(self.directory / 'texts.jsonl')]
 
 
-def open_release(config: Config) -> Release:
-    return Release.from_tabular(config.tabular) if config.tabular else Release.embedded()
-
-
 def prepare_corpus(config: Config, workdir: Path) -> Prepared:
     """Reads the source and makes the spans, unless `<workdir>/data` holds them already.
 
@@ -84,67 +86,106 @@ def _write_corpus(config: Config, directory: Path) -> None:
     if (directory / _REPORT).exists():
         return
     say(f'reading the source {config.sources.name} ...')
-    release = open_release(config)
-    wants_texts = config.base.enabled or 'lm' in config.tasks.names
-    corpus = load_corpus(config.sources, release, config.base.texts if wants_texts else 0)
-    expansion = expand(
-        corpus.documents['train'],
-        config.expansion,
-        release,
-        own_spans=corpus.spans,
-        code_space=corpus.code_space,
-        held_out=corpus.held_out,
-    )
-    if 'span' in config.tasks.names and not expansion.spans:
-        raise UserError('there are no spans for the span task; check expansion.tiers, or drop span from tasks.names')
-    if config.eval.split not in corpus.documents or not corpus.documents[config.eval.split]:
-        raise UserError(
-            f'the source has no documents of the split "{config.eval.split}" to evaluate on; '
-            f'set eval.split to one of {", ".join(split for split in corpus.documents if corpus.documents[split])}'
+    release = open_release(config.release)
+    with RejectionLog(directory / REJECTED) as log:
+        corpus = open_corpus(config.sources, release, log)
+        if not corpus.labelled:
+            raise UserError(
+                f'the source "{config.sources.name}" has no codes to learn from; '
+                'take another sources.name, or see what is in it with --report_only'
+            )
+        seen = _write_documents(corpus, directory)
+        _check_splits(config, seen)
+        training = _StoredDocuments(directory / 'documents-train.jsonl', seen.documents['train'])
+        expansion = expand(
+            training,
+            config.expansion,
+            release,
+            own_spans=list(corpus.spans()),
+            code_space=corpus.code_space,
+            held_out=corpus.held_out,
         )
-    for split, documents in corpus.documents.items():
-        write_jsonl(directory / f'documents-{split}.jsonl', map(document_to_json, documents))
-    write_jsonl(directory / 'spans.jsonl', map(span_to_json, expansion.spans))
-    write_jsonl(directory / 'texts.jsonl', ({'text_id': text_id, 'text': text} for text_id, text in corpus.texts))
+        if 'span' in config.tasks.names and not expansion.spans:
+            raise UserError(
+                'there are no spans for the span task; check expansion.tiers, or drop span from tasks.names'
+            )
+        write_jsonl(directory / 'spans.jsonl', map(span_to_json, expansion.spans))
+        wants_texts = config.base.enabled or 'lm' in config.tasks.names
+        texts = write_jsonl(
+            directory / 'texts.jsonl',
+            (
+                {'text_id': text_id, 'text': text}
+                for text_id, text in _texts(corpus, training, config.base.texts if wants_texts else 0)
+            ),
+        )
+    summary = summary_of(corpus, release, seen)
     for report in corpus.reports:
         say(report.table())
     say(f'spans: {json.dumps(expansion.report)}')
-    overlap = _overlap_with_training(corpus.documents)
-    _write_rejected(corpus.reports, directory / 'rejected.jsonl')
-    summary = {
-        'synthetic': corpus.synthetic,
-        'release': release.name,
-        'sources': [report.to_json() for report in corpus.reports],
-        'spans': expansion.report,
-        'texts': len(corpus.texts),
-        'documents_with_the_text_of_a_training_document': overlap,
-        'held_out': sorted(expansion.held_out),
-    }
+    for warning in summary['warnings']:
+        say(f'warning: {warning}')
+    if log.count:
+        say(f'{log.count} records were left out; {log.path} says which and why')
+    summary |= {'spans': expansion.report, 'texts': texts, 'held_out': sorted(expansion.held_out)}
     # Last, because its presence says that the rest is whole.
     write_text(directory / _REPORT, json.dumps(summary, indent=2) + '\n')
 
 
-def _overlap_with_training(documents: Mapping[str, Sequence[Document]]) -> dict[str, int]:
-    """Counts, for each other split, the documents that training holds too, and warns of them."""
-    trained = {document.text for document in documents['train']}
-    counts = {}
-    for split, held in documents.items():
-        counts[split] = sum(document.text in trained for document in held) if split != 'train' else 0
-        if counts[split]:
-            say(
-                f'warning: {counts[split]} of the {len(held)} documents of {split} have the text of a training '
-                'document; scores on them say nothing about new documents'
-            )
-    return counts
+def _write_documents(corpus: Corpus, directory: Path) -> Seen:
+    """Writes the documents, one file a split, with the codes that can be trained: those of ICD-10-CM."""
+    seen = Seen()
+    others = 0
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[str]] = {}
+        for document in with_progress(corpus.documents()):
+            trainable = tuple(a for a in document.annotations if a.system == ICD10CM)
+            others += len(document.annotations) - len(trainable)
+            document = dataclasses.replace(document, annotations=trainable)
+            seen.add(document)
+            if document.split not in files:
+                path = directory / f'documents-{document.split}.jsonl'
+                files[document.split] = stack.enter_context(open(path, 'w', encoding='utf-8'))
+            files[document.split].write(json.dumps(document_to_json(document), ensure_ascii=False) + '\n')
+    if others:
+        say(f'{others} codes of other systems than {ICD10CM} are not trained')
+    return seen
 
 
-def _write_rejected(reports: Sequence[SourceReport], path: Path) -> None:
-    rejected = [
-        rejection._asdict() | {'source': report.source} for report in reports for rejection in report.rejections
-    ]
-    if rejected:
-        write_jsonl(path, rejected)
-        say(f'{len(rejected)} records were left out; {path} says which and why')
+def _check_splits(config: Config, seen: Seen) -> None:
+    name, split = config.sources.name, config.eval.split
+    if not seen.documents['train']:
+        raise UserError(f'the source "{name}" gave no training document; check sources.{name}')
+    if not seen.codes['train']:
+        raise UserError(f'no training document of the source "{name}" has a code of {ICD10CM}; check sources.{name}')
+    if not seen.documents[split]:
+        raise UserError(
+            f'the source has no documents of the split "{split}" to evaluate on; '
+            f'set eval.split to one of {", ".join(sorted(+seen.documents))}'
+        )
+
+
+class _StoredDocuments(Collection[Document]):
+    """The documents of a file, read anew by each iteration."""
+
+    def __init__(self, path: Path, length: int):
+        self._path = path
+        self._length = length
+
+    def __iter__(self) -> Iterator[Document]:
+        return (document_from_json(record) for _, record in read_jsonl(self._path))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __contains__(self, document: object) -> bool:
+        return any(other == document for other in self)
+
+
+def _texts(corpus: Corpus, training: Collection[Document], count: int) -> Iterator[tuple[str, str]]:
+    own = ((document.doc_id, document.text) for document in training if corpus.texts_of_training)
+    missing = max(0, count - len(training)) if corpus.texts_of_training else count
+    return itertools.islice(itertools.chain(own, corpus.texts(missing) if missing else ()), count)
 
 
 def prepare_examples(

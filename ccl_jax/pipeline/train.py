@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 import ccl_jax
 from ccl_jax.config import Config, MeshSettings, TrainingPart
-from ccl_jax.data.convert import TaskSettings
 from ccl_jax.data.examples import ExampleStore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
@@ -25,6 +24,7 @@ from ccl_jax.model.hf import check_checkpoint, init_decoder, load_decoder, save_
 from ccl_jax.pipeline.prepare import Prepared, prepare_corpus, prepare_examples, tokenizer_hash
 from ccl_jax.pipeline.workdir import claim_workdir, on_process_zero, say
 from ccl_jax.tasks.prompts import document_example, span_example
+from ccl_jax.tasks.settings import TaskSettings
 from ccl_jax.training.checkpoints import restore_parameters
 from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding, make_mesh, sharding_for

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from ccl_jax.config import Config, check_config
 from ccl_jax.errors import UserError
+from ccl_jax.pipeline.files import write_text
 
 CONFIG_FILE = 'config.json'
 
@@ -57,21 +58,6 @@ def workdir_config(workdir: Path) -> Config:
     if not path.is_file():
         raise UserError(f'{workdir} holds no run ({CONFIG_FILE} is missing); give the --workdir of a finished training')
     return check_config(_read(path))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file at once, making its folder; an interrupted write leaves the former file.
-
-    Raises:
-        UserError: the folder or file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + '.partial')
-        partial.write_text(text, encoding='utf-8')
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f'cannot write {path}: {error.strerror}; choose a folder that can be written') from None
 
 
 def on_process_zero(write: Callable[[], Any], result: Path) -> None:

@@ -81,27 +81,27 @@ def _read(
     if on_bad_record not in ('refuse', 'skip'):
         raise UserError(f'sources.on_bad_record is {on_bad_record!r}; take refuse or skip')
 
-    def bad(number: int, reason: str, record_id: Any = None) -> None:
+    def bad(number: int, message: str, record_id: Any = None, reason: str = 'line is not a JSON object') -> None:
         # An id that cannot be printed, or is a text in the wrong field, does not go into messages.
         if not isinstance(record_id, str) or len(record_id) > _LONGEST_ID or not record_id.isprintable():
             record_id = ''
         if report is not None and on_bad_record == 'skip':
-            report.reject(record_id or f'line {number}', 'bad record', f'{Path(path).name} line {number}: {reason}')
+            report.reject(record_id or f'line {number}', reason, f'{Path(path).name} line {number}: {message}')
             return
         name = f' ({id_field} {record_id})' if record_id else ''
         mend = 'mend the line or set sources.on_bad_record=skip' if report is not None else 'mend the line'
-        raise UserError(f'{path} line {number}{name}: {reason}; {mend}')
+        raise UserError(f'{path} line {number}{name}: {message}; {mend}')
 
     first_lines: dict[Any, int] = {}
     for number, raw in read_jsonl(path, on_bad_line=bad):
         record_id = raw.get(id_field)
         if isinstance(record_id, str) and record_id in first_lines:
-            bad(number, f'the same {id_field} as line {first_lines[record_id]}', record_id)
+            bad(number, f'the same {id_field} as line {first_lines[record_id]}', record_id, f'{id_field} occurs twice')
             continue
         try:
             record = convert(raw)
         except RecordError as error:
-            bad(number, str(error), record_id)
+            bad(number, str(error), record_id, error.reason)
             continue
         first_lines[record_id] = number
         yield raw, record

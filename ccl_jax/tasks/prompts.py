@@ -104,7 +104,7 @@ def window(document: Document, begin: int, end: int) -> Document:
     annotations: list[Annotation] = []
     for annotation in document.annotations:
         kept = tuple(
-            Evidence(tuple((a - begin, b - begin) for a, b in evidence.parts), evidence.text)
+            dataclasses.replace(evidence, parts=tuple((a - begin, b - begin) for a, b in evidence.parts))
             for evidence in annotation.evidence
             if all(begin <= a and b <= end for a, b in evidence.parts)
         )

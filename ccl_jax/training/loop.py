@@ -28,7 +28,7 @@ from ccl_jax.errors import UserError
 from ccl_jax.tasks import TASKS
 from ccl_jax.training.checkpoints import Checkpoints
 from ccl_jax.training.objective import task_coefficients
-from ccl_jax.training.optimizer import OptimizerSettings
+from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 from ccl_jax.training.step import (
     Batch,
     Metrics,
@@ -42,38 +42,6 @@ from ccl_jax.training.step import (
 # Metrics are fetched this many steps late, so that the host prepares the next step while the device works.
 _LAG = 2
 _MOST_SKIPPED_IN_A_ROW = 25
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """How the loop runs.
-
-    Attributes:
-        task_weights: lambda_t by task name; a task left out has weight 1.
-        tile_tokens: the most tokens per device whose logits exist at once.
-        accumulation: micro-batches per step; divides the rows of every bucket.
-        checkpoint_every: steps between checkpoints; one is always made at the end.
-        keep: how many of the latest checkpoints to keep, at least 2.
-        log_every: steps between progress lines where the output is no terminal.
-    """
-
-    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    tile_tokens: int = 4096
-    accumulation: int = 1
-    checkpoint_every: int = 1000
-    keep: int = 2
-    log_every: int = 20
-
-    def __post_init__(self):
-        for field, least in (
-            ('tile_tokens', 1),
-            ('accumulation', 1),
-            ('checkpoint_every', 1),
-            ('keep', 2),
-            ('log_every', 1),
-        ):
-            if getattr(self, field) < least:
-                raise UserError(f'{field} is {getattr(self, field)}; it must be at least {least}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ Parameters are told apart by their path: embeddings, hidden matrices (in the lay
 stacked on a leading axis), and vectors (norms, biases).
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -17,59 +16,10 @@ import optax.contrib
 
 from ccl_jax.errors import UserError
 from ccl_jax.training.mesh import path_name
+from ccl_jax.training.settings import OptimizerSettings
 
-NAMES = ('adamw', 'muon')
-SCHEDULES = ('cosine', 'linear', 'constant')
 _ADAMW_UPDATE_RMS = 0.2
 _EMBEDDINGS = r'(^|/)(embedding|lm_head)$'
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-    """What is optimised how.
-
-    Attributes:
-        name: one of `NAMES`.
-        learning_rate: the peak. A Muon update is scaled to a root mean square of
-            0.2, which AdamW's has too (arXiv 2502.16982), so that one rate suits both.
-        adamw_learning_rate: under `muon`, the peak for embeddings, norms and
-            biases; None takes `learning_rate`.
-        warmup_steps: steps of linear rise; the first step already moves.
-        schedule: one of `SCHEDULES`, from the peak after the warm-up to
-            `end_fraction` of it at the last step.
-        weight_decay: decoupled, times the learning rate; on hidden matrices only,
-            and on embeddings where `decay_embeddings`.
-        clip_norm: gradients are scaled down to this global norm; None for never.
-    """
-
-    name: str = 'adamw'
-    learning_rate: float = 1e-4
-    adamw_learning_rate: float | None = None
-    warmup_steps: int = 0
-    schedule: str = 'cosine'
-    end_fraction: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    decay_embeddings: bool = False
-    clip_norm: float | None = 1.0
-
-    def __post_init__(self):
-        _check(self.name in NAMES, f'optimizer "{self.name}" is unknown; choose {" or ".join(NAMES)}')
-        _check(
-            self.schedule in SCHEDULES,
-            f'schedule "{self.schedule}" is unknown; choose one of {", ".join(SCHEDULES)}',
-        )
-        for field in ('learning_rate', 'adamw_learning_rate', 'clip_norm', 'eps'):
-            value = getattr(self, field)
-            _check(value is None or 0 < value < math.inf, f'{field} is {value}; it must be above 0')
-        for field in ('b1', 'b2'):
-            value = getattr(self, field)
-            _check(0 <= value < 1, f'{field} is {value}; it must be at least 0 and below 1')
-        _check(0 <= self.end_fraction <= 1, f'end_fraction is {self.end_fraction}; it must lie between 0 and 1')
-        _check(0 <= self.weight_decay < math.inf, f'weight_decay is {self.weight_decay}; it must be at least 0')
-        _check(self.warmup_steps >= 0, f'warmup_steps is {self.warmup_steps}; it must be at least 0')
 
 
 def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
@@ -107,7 +57,8 @@ def schedule_factor(settings: OptimizerSettings, total_steps: int) -> Callable[[
         UserError: the warm-up is longer than the run.
     """
     warmup, end = settings.warmup_steps, settings.end_fraction
-    _check(warmup <= total_steps, f'warmup_steps is {warmup} but the run has {total_steps} steps; make it shorter')
+    if warmup > total_steps:
+        raise UserError(f'warmup_steps is {warmup} but the run has {total_steps} steps; make it shorter')
 
     def factor(step: jax.Array) -> jax.Array:
         done = (step + 1).astype(jnp.float32)
@@ -147,8 +98,3 @@ def _scale_to_adamw(name: str, update: jax.Array) -> jax.Array:
 
 def _map_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
-
-
-def _check(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise UserError(sentence)

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.training.mesh import batch_sharding, tree_shardings
 from ccl_jax.training.objective import task_sums
-from ccl_jax.training.optimizer import OptimizerSettings, make_optimizer, schedule_factor
+from ccl_jax.training.optimizer import make_optimizer, schedule_factor
+from ccl_jax.training.settings import OptimizerSettings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

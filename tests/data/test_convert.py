@@ -4,11 +4,12 @@ from collections import Counter
 
 import pytest
 
-from ccl_jax.data.convert import TaskSettings, make_examples
+from ccl_jax.data.convert import make_examples
 from ccl_jax.data.tokenization import train_tokenizer
 from ccl_jax.errors import UserError
 from ccl_jax.records import Annotation, Document, Evidence, Span
 from ccl_jax.tasks import TASKS
+from ccl_jax.tasks.settings import TaskSettings
 
 WORDS = [f'word{i}' for i in range(200)]
 TEXT = ' '.join(WORDS)

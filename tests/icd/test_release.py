@@ -1,20 +1,13 @@
-"""The releases against the official order file, the wheel's own code list, and a tabular list made by hand."""
+"""A release out of a tabular list made by hand, and out of damaged ones."""
 
 import re
-import subprocess
-import sys
-import unicodedata
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ccl_jax.errors import UserError
-from ccl_jax.icd import release as release_module
-from ccl_jax.icd.codes import normalize_code
-from ccl_jax.icd.release import Release
-
-DATA = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'icd10cm' / '2021'
+from ccl_jax.icd.release import Release, Term
 
 FABRICATED = """<?xml version="1.0" encoding="utf-8"?>
 <ICD10CM.tabular>
@@ -22,8 +15,13 @@ FABRICATED = """<?xml version="1.0" encoding="utf-8"?>
   <chapter>
     <name>1</name><desc>Fabricated   diseases
       (A00-S09)</desc>
+    <includes><note>diseases that we made</note></includes>
+    <excludes1><note>fabricated injuries (S06.1X7-S06.1X8)</note></excludes1>
     <sectionIndex><sectionRef first="A00" last="A09" id="A00-A09">x</sectionRef></sectionIndex>
-    <section id="A00-B99"><desc>A range of ranges (A00-B99)</desc></section>
+    <section id="A00-B99"><desc>A range of ranges (A00-B99)</desc>
+      <excludes1><note>a note of the range (B20)</note></excludes1></section>
+    <section id="S00-Z99"><desc>A range that holds no first block (S00-Z99)</desc>
+      <codeAlso><note>a note of the other range</note></codeAlso></section>
     <section id="A00-A09">
       <desc>First block (A00-A09)</desc>
       <excludes1><note>a note of the block</note></excludes1>
@@ -33,7 +31,10 @@ FABRICATED = """<?xml version="1.0" encoding="utf-8"?>
         <includes><note>a form of it</note></includes>
         <excludes1><note>not this (B20)</note></excludes1>
         <excludes2><note>nor that (S06.-)</note></excludes2>
-        <diag><name>A00.0</name><desc>Mild</desc></diag>
+        <useAdditionalCode><note>code to identify it</note></useAdditionalCode>
+        <codeFirst><note>its cause</note></codeFirst>
+        <codeAlso><note>its stage</note></codeAlso>
+        <diag><name>A00.0</name><desc>Mild</desc><excludes1><note>severe (A00.1)</note></excludes1></diag>
         <diag><name>A00.1</name><desc>Severe</desc></diag>
       </diag>
       <diag><name>A01</name><desc>Second category</desc></diag>
@@ -115,20 +116,109 @@ def test_tree_and_notes(fabricated):
     assert fabricated.includes('A00') == ('a form of it',)
     assert fabricated.excludes1('A00') == ('not this (B20)',)
     assert fabricated.excludes2('A00') == ('nor that (S06.-)',)
-    assert fabricated.excludes1('A00.0') == ()
+    assert fabricated.excludes1('A00.0') == ('severe (A00.1)',)
+    assert fabricated.excludes1('A00.1') == ()
+    assert fabricated.use_additional('A00') == ('code to identify it',)
+    assert fabricated.code_first('A00') == ('its cause',)
+    assert fabricated.code_also('A00') == ('its stage',)
+    assert fabricated.use_additional('A00.0') == fabricated.code_first('A00.0') == fabricated.code_also('A00.0') == ()
     assert fabricated.terms('A00') == [
         ('First category', 'title'),
         ('Old name', 'inclusion_term'),
         ('Older name', 'inclusion_term'),
         ('a form of it', 'includes'),
     ]
+    table = list(fabricated.term_table())
+    assert table[:5] == [*(('A00', term) for term in fabricated.terms('A00')), ('A00.0', Term('Mild', 'title'))]
+    assert len(table) == len(fabricated) + 3
+
+
+def test_inherited_notes(fabricated):
+    of_places = (
+        ('block A00-A09', 'a note of the block'),
+        ('block A00-B99', 'a note of the range (B20)'),
+        ('chapter 1', 'fabricated injuries (S06.1X7-S06.1X8)'),
+    )
+    assert fabricated.inherited_notes('A00', 'excludes1') == of_places
+    assert fabricated.inherited_notes('A00.1', 'excludes1') == (('A00', 'not this (B20)'), *of_places)
+    assert fabricated.inherited_notes('B20', 'excludes1') == of_places[1:]
+    assert fabricated.inherited_notes('S09.XXXA', 'excludes1') == of_places[2:]
+    assert fabricated.inherited_notes('A00.1', 'includes') == (
+        ('A00', 'a form of it'),
+        ('chapter 1', 'diseases that we made'),
+    )
+    assert fabricated.inherited_notes('A00.1', 'code_first') == (('A00', 'its cause'),)
+    assert fabricated.inherited_notes('A00.1', 'code_also') == (('A00', 'its stage'),)
+    assert fabricated.inherited_notes('S09', 'code_also') == (('block S00-Z99', 'a note of the other range'),)
+    with pytest.raises(ValueError, match="unknown kind of note 'title'; known: includes, excludes1"):
+        fabricated.inherited_notes('A00', 'title')
+
+
+def test_excludes1_conflicts(fabricated):
+    assert fabricated.excludes1_conflicts([]) == fabricated.excludes1_conflicts(['A00.0', 'A00.0']) == []
+    assert fabricated.excludes1_conflicts(['A00.1', 'S09.XXXA', 'A01']) == []
+    assert fabricated.excludes1_conflicts(['A00.0', 'A00.1']) == [('A00.0', 'A00.1', 'A00.0', 'severe (A00.1)')]
+    assert fabricated.excludes1_conflicts(['A00.1', 'B20']) == [
+        ('A00.1', 'B20', 'A00', 'not this (B20)'),
+        ('A00.1', 'B20', 'block A00-B99', 'a note of the range (B20)'),
+    ]
+    # A code that the release does not have is excluded by others, and excludes none.
+    note = 'fabricated injuries (S06.1X7-S06.1X8)'
+    assert fabricated.excludes1_conflicts(['S06.1X7Q', 'S00.1', 'S06.1X9A']) == [
+        ('S00.1', 'S06.1X7Q', 'chapter 1', note),
+        ('S06.1X9A', 'S06.1X7Q', 'chapter 1', note),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('code', 'status'),
+    [
+        ('A00.0', 'billable'),
+        ('S00.011A', 'billable'),
+        ('S00.011', 'header'),
+        ('S09', 'header'),
+        ('S09.X', 'incomplete'),
+        ('S09.XXX', 'incomplete'),
+        ('S00.1XX', 'incomplete'),
+        ('S09.XXXB', 'unknown'),
+        ('S09.XXXX', 'unknown'),
+        ('S00.01X', 'unknown'),
+        ('S00.2', 'unknown'),
+        ('S06.1', 'unknown'),
+        ('A00.X', 'unknown'),
+        ('A02', 'unknown'),
+        ('X', 'unknown'),
+        ('', 'unknown'),
+    ],
+)
+def test_status(fabricated, code, status):
+    assert fabricated.status(code) == status
+
+
+def test_seventh_character(fabricated):
+    assert fabricated.seventh_character('S00.011A') == ('A', 'initial encounter')
+    assert fabricated.seventh_character('S00.1XX9') == ('9', 'of some kind')
+    assert fabricated.seventh_character('S00.012X') is None
+    assert fabricated.seventh_character('S00.011') is None
+    assert fabricated.seventh_character('A00') is None
+
+
+def test_nearest_common_ancestor(fabricated):
+    assert fabricated.nearest_common_ancestor([]) is None
+    assert fabricated.nearest_common_ancestor(['S00.011A']) == 'S00.011A'
+    assert fabricated.nearest_common_ancestor(['S00.011A', 'S00.011S']) == 'S00.011'
+    assert fabricated.nearest_common_ancestor(['S00.011A', 'S00.01', 'S00.012X']) == 'S00.01'
+    assert fabricated.nearest_common_ancestor(['S00.1', 'S00.011A']) == 'S00'
+    assert fabricated.nearest_common_ancestor(['S00.1', 'S06.1X7']) is None
 
 
 def test_unknown_codes(fabricated):
     assert 'A00.0' in fabricated
     assert 'A000' not in fabricated
     assert 'A00-A09' not in fabricated
-    for look_up in (fabricated.title, fabricated.billable, fabricated.siblings, fabricated.terms, fabricated.block):
+    look_ups = [fabricated.title, fabricated.billable, fabricated.siblings, fabricated.terms, fabricated.block]
+    look_ups += [fabricated.includes, fabricated.code_also, fabricated.seventh_character, fabricated.inclusion_terms]
+    for look_up in look_ups:
         with pytest.raises(KeyError, match=r'Z99\.9 is not in ICD-10-CM 1999'):
             look_up('Z99.9')
 
@@ -161,6 +251,9 @@ def test_nearest_living_ancestor(fabricated, code, ancestor):
         (FABRICATED.replace('<name>A01</name>', '<name>A00</name>'), 'lists A00 twice'),
         (FABRICATED.replace('<name>A01</name>', ''), 'without name or description'),
         (FABRICATED.replace('<desc>Mild</desc>', '<desc> </desc>'), 'without name or description below A00'),
+        (FABRICATED.replace('<name>A00.0</name>', '<name>A01.0</name>'), r'has A01\.0 below A00, where it cannot be'),
+        (FABRICATED.replace('<name>A00.0</name>', '<name>401.9</name>'), r'has 401\.9 below A00, where it cannot be'),
+        (FABRICATED.replace('<name>A01</name>', '<name>A01.0</name>'), r'has A01\.0 below block A00-A09, where'),
     ],
 )
 def test_files_that_are_no_tabular_list(tmp_path, content, message):
@@ -170,71 +263,25 @@ def test_files_that_are_no_tabular_list(tmp_path, content, message):
         Release.from_tabular(path)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.data())
+def test_any_bytes_are_a_release_or_a_user_error(tmp_path, data):
+    content = bytearray(FABRICATED.encode())
+    begin = data.draw(st.integers(0, len(content)))
+    length = data.draw(st.integers(0, 40))
+    words = st.sampled_from(FABRICATED.split()).map(str.encode)
+    content[begin : begin + length] = data.draw(st.binary(max_size=40) | words)
+    path = tmp_path / 'some.xml'
+    path.write_bytes(data.draw(st.sampled_from([content, content[begin:], content[:begin]])))
+    for read in (Release.from_tabular, lambda path: Release.open([path])):
+        try:
+            release = read(path)
+        except UserError:
+            continue
+        assert release.codes()
+
+
 def test_missing_tabular_list(tmp_path):
     for path in (tmp_path / 'none.xml', tmp_path):
         with pytest.raises(UserError, match=r'cannot read .*; give the tabular XML'):
             Release.from_tabular(path)
-
-
-def test_embedded_release_against_the_code_list_of_the_wheel():
-    release = Release.embedded()
-    assert release is Release.embedded()
-    assert len(release.billable_codes()) == 74_719
-    folder = Path(next(iter(find_spec('simple_icd_10_cm').submodule_search_locations)), 'data')
-    names = (folder / 'code-list-April-2026.txt').read_text(encoding='utf-8').split()
-    listed = {normalize_code(name) for name in names if '-' not in name and not name.isdigit()}
-    assert set(release.codes()) == listed
-    assert release.title('W19.XXXA') == 'Unspecified fall, initial encounter'
-    assert release.block('B20') == 'Human immunodeficiency virus [HIV] disease (B20)'
-
-
-def test_embedded_tree_is_consistent():
-    release = Release.embedded()
-    for code in release.codes():
-        parent = release.parent(code)
-        assert normalize_code(code) == code
-        assert (parent is None) == (len(code) == 3)
-        if parent is not None:
-            assert code in release.children(parent)
-            assert code.startswith(parent)
-            assert (release.chapter(code), release.block(code)) == (release.chapter(parent), release.block(parent))
-        assert all(release.parent(child) == code for child in release.children(code))
-
-
-def test_embedded_release_does_not_import_the_package():
-    program = (
-        'import sys; from ccl_jax.icd.release import Release; Release.embedded();'
-        'assert not {"simple_icd_10_cm", "jax"} & set(sys.modules)'
-    )
-    subprocess.run([sys.executable, '-c', program], check=True, cwd=Path(__file__).resolve().parents[2])
-
-
-def test_embedded_release_without_the_package(monkeypatch):
-    monkeypatch.setattr(release_module.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match='not installed; run "pip install simple-icd-10-cm"'):
-        release_module._embedded.__wrapped__()
-
-
-def test_fy2021_against_the_order_file():
-    """The official order file lists every code, header or billable, with its full title in ASCII."""
-    if not DATA.is_dir():
-        pytest.skip(f'no ICD-10-CM 2021 release at {DATA}')
-    release = Release.from_tabular(DATA / 'icd10cm_tabular_2021.xml')
-    order, billable, titles = [], set(), {}
-    for line in (DATA / 'icd10cm-order-Jan-2021.txt').read_text(encoding='utf-8').splitlines():
-        bare = line[6:13].strip()
-        code = f'{bare[:3]}.{bare[3:]}' if len(bare) > 3 else bare
-        order.append(code)
-        titles[code] = line[77:]
-        if line[14] == '1':
-            billable.add(code)
-    assert len(billable) == 72_621
-    assert set(release.billable_codes()) == billable
-    assert list(release.codes()) == order
-    different = [code for code in order if _ascii(release.title(code)) != _ascii(titles[code])]
-    assert different == []
-
-
-def _ascii(title: str) -> str:
-    decomposed = unicodedata.normalize('NFKD', ' '.join(title.split()))
-    return ''.join(c for c in decomposed if not unicodedata.combining(c))

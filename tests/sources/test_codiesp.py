@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from ccl_jax.errors import UserError
-from ccl_jax.records import Annotation, Evidence
+from ccl_jax.icd.matching import TermMatcher
+from ccl_jax.icd.release import Release
+from ccl_jax.records import Annotation, Evidence, document_from_json, document_to_json
 from ccl_jax.sources.codiesp import read_codiesp
 from ccl_jax.sources.report import Rejection, SourceReport
 
@@ -33,6 +35,7 @@ def corpus(tmp_path) -> Path:
     (train / 'trainD.tsv').write_bytes(
         _rows('doc-b|r51', 'doc-b|w19.xxx', 'doc-b|r05', 'doc-b|h57.10', 'doc-b|r50.9', 'doc-b|i10')
     )
+    (train / 'trainP.tsv').write_bytes(_rows('doc-b|bw03zzz', 'doc-b|b020'))
     (train / 'trainX.tsv').write_bytes(
         _rows(
             'doc-b|DIAGNOSTICO|r51|dolor cabeza|47 52;56 62',
@@ -47,9 +50,9 @@ def corpus(tmp_path) -> Path:
     return tmp_path
 
 
-def _read(path, split='train', language='es'):
+def _read(path, split='train', language='es', **settings):
     report = SourceReport('codiesp', split)
-    return list(read_codiesp(path, split, language, report=report)), report
+    return list(read_codiesp(path, split, language, report=report, **settings)), report
 
 
 def test_spanish_documents(corpus):
@@ -71,29 +74,97 @@ def test_spanish_documents(corpus):
     assert report.rejections == [
         Rejection('doc-b', 'evidence text differs from the document', 'trainX.tsv line 6, R05')
     ]
-    assert report.to_json() == {
-        'source': 'codiesp',
-        'split': 'train',
+    counts = report.to_json()
+    expected = {
         'documents': 2,
-        'spans': 0,
         'unannotated': 1,
         'annotations': 6,
         'distinct_codes': 6,
         'evidences': 4,
         'discontinuous': 2,
-        'mismatches': 3,
+        'mismatches': 2,
+        'left_out': {'evidence of ICD-10-PCS codes': 1},
         'rejected': {'evidence text differs from the document': 1},
     }
+    assert {name: counts[name] for name in expected} == expected
+
+
+def test_procedures(corpus):
+    (_, document), report = _read(corpus, procedures=True)
+    (_, diagnoses_alone), _ = _read(corpus)
+    assert Annotation('BW03ZZZ', 'ICD-10-PCS', (Evidence(((10, 16),), 'fiebre'),)) in document.annotations
+    assert document.annotations[-1] == Annotation('B020', 'ICD-10-PCS')
+    assert tuple(a for a in document.annotations if a.system == 'ICD-10-CM') == diagnoses_alone.annotations
+    assert (report.annotations, report.evidences, report.left_out) == (8, 5, {})
+
+
+def test_procedures_have_a_file_of_their_own(corpus):
+    (corpus / 'train' / 'trainP.tsv').unlink()
+    _read(corpus)
+    with pytest.raises(UserError, match=r'trainP\.tsv'):
+        _read(corpus, procedures=True)
+
+
+def test_codes_of_the_wrong_form_are_refused(corpus):
+    train = corpus / 'train'
+    (train / 'trainD.tsv').write_bytes(_rows('doc-b|401.9', 'doc-b|0bh1', 'doc-b|r05', 'doc-b|R05.', 'doc-a|fiebre'))
+    (train / 'trainP.tsv').write_bytes(_rows('doc-b|bw0.3zzz', 'doc-b|bo3', 'doc-b|bw03zzz0'))
+    (train / 'trainX.tsv').write_bytes(_rows('doc-b|DIAGNOSTICO|401.9|fiebre|10 16'))
+    (empty, document), report = _read(corpus, procedures=True)
+    assert empty.annotations == ()
+    assert document.annotations == (Annotation('R05'), Annotation('BW03ZZZ', 'ICD-10-PCS'))
+    form = 'code has not the form of its system'
+    assert report.rejections == [
+        Rejection('doc-b', form, 'trainD.tsv line 1, ICD-10-CM'),
+        Rejection('doc-b', form, 'trainD.tsv line 2, ICD-10-CM'),
+        Rejection('doc-b', 'code occurs twice', 'trainD.tsv line 4, R05'),
+        Rejection('doc-a', form, 'trainD.tsv line 5, ICD-10-CM'),
+        Rejection('doc-b', form, 'trainP.tsv line 2, ICD-10-PCS'),
+        Rejection('doc-b', form, 'trainP.tsv line 3, ICD-10-PCS'),
+        Rejection('doc-b', 'evidence for a code that the document does not have', 'trainX.tsv line 1'),
+    ]
 
 
 def test_english_documents_have_codes_alone(corpus):
     (corpus / 'train' / 'trainX.tsv').unlink()
     documents, report = _read(corpus, language='en')
+    assert report.silver_candidates == 0
     assert [d.text for d in documents] == ['No findings.', 'Woman with high fever.']
     assert documents[1].language == 'en'
     assert [a.code for a in documents[1].annotations] == ['R51', 'W19.XXX', 'R05', 'H57.10', 'R50.9', 'I10']
     assert report.evidences == 0
     assert not report.rejections
+
+
+ENGLISH = """Fever, then FEVER, of unknown origin.
+A headache; no fever for a day. Fell from a chair.
+A fever again.
+Her mother has hypertension.
+"""
+
+
+def _origins(document) -> dict[str, list[tuple[int, str, str]]]:
+    return {a.code: [(e.parts[0][0], e.text, e.origin) for e in a.evidence] for a in document.annotations}
+
+
+def test_english_evidence_is_found_by_terms(corpus):
+    """R50.9 is 'Fever, unspecified' and includes 'Fever of unknown origin [FUO]'; R51 is 'Headache'."""
+    (corpus / 'train' / 'text_files_en' / 'doc-b.txt').write_text(ENGLISH, encoding='utf-8')
+    documents, report = _read(corpus, language='en', matcher=TermMatcher(Release.embedded()), procedures=True)
+    found = _origins(documents[1])
+    # In order of the text, though the longer term is the better one.
+    assert found['R50.9'] == [
+        (0, 'Fever', 'silver: title of R50.9'),
+        (12, 'FEVER, of unknown origin', 'silver: inclusion_term of R50.9'),
+        (ENGLISH.index('fever again'), 'fever', 'silver: title of R50.9'),
+    ]
+    assert found['R51'] == [(ENGLISH.index('headache'), 'headache', 'silver: title of R51')]
+    assert found['I10'] == found['W19.XXX'] == found['BW03ZZZ'] == []
+    # First evidence first; codes without any in the order of the files.
+    assert list(found) == ['R50.9', 'R51', 'W19.XXX', 'R05', 'H57.10', 'I10', 'BW03ZZZ', 'B020']
+    assert (report.silver_candidates, report.silver_pairs, report.evidences) == (6, 2, 4)
+    assert report.left_out == {'term whose sentence denies it or tells of a relative': 2}
+    assert document_from_json(document_to_json(documents[1])) == documents[1]
 
 
 def test_background_has_texts_alone(corpus):
@@ -153,8 +224,8 @@ def test_bad_rows_are_counted_with_their_place(corpus):
         Rejection('trainD.tsv line 8', 'row is not UTF-8', ''),
         Rejection('trainX.tsv line 2', 'unknown label', ''),
         *(Rejection('doc-b', 'malformed offsets', f'trainX.tsv line {n}, R05') for n in range(3, 8)),
-        Rejection('doc-b', unknown, 'trainX.tsv line 9, I10'),
-        Rejection('doc-z', unknown, 'trainX.tsv line 10, I10'),
+        Rejection('doc-b', unknown, 'trainX.tsv line 9'),
+        Rejection('doc-z', unknown, 'trainX.tsv line 10'),
         Rejection('trainX.tsv line 11', 'row does not have 5 columns', ''),
         Rejection('doc-c', 'codes of a document without text', 'no doc-c.txt'),
         Rejection('doc-b', 'offsets outside the text', 'trainX.tsv line 8, R05'),
@@ -168,7 +239,10 @@ def test_bad_texts_are_counted(corpus):
     (corpus / 'train' / 'text_files' / 'doc-a.txt').write_bytes(b'\n \n')
     documents, report = _read(corpus)
     assert documents == []
-    assert report.rejections == [Rejection('doc-a', 'text is empty', ''), Rejection('doc-b', 'text is not UTF-8', '')]
+    assert report.rejections == [
+        Rejection('doc-a', 'text is empty', ''),
+        Rejection('doc-b', 'text is not UTF-8', 'byte 7'),
+    ]
 
 
 @pytest.mark.parametrize('missing', ['train/text_files', 'train/trainD.tsv', 'train/trainX.tsv'])
@@ -192,43 +266,72 @@ def test_unknown_split_and_language(corpus):
         _read(corpus, language='fr')
 
 
-def _counted_by_hand(split: str) -> dict[str, int]:
-    """Counts the diagnoses of a published split with nothing of the reader."""
-    codes = [line.split('\t') for line in (DATA / split / f'{split}D.tsv').read_text('utf-8').splitlines()]
+def _counted_by_hand(split: str, labels: tuple[str, ...]) -> dict[str, int]:
+    """Counts a published split with nothing of the reader."""
+    codes = []
+    for label in labels:
+        file = DATA / split / f'{split}{"P" if label == "PROCEDIMIENTO" else "D"}.tsv'
+        codes += [(label, *line.split('\t')) for line in file.read_text('utf-8').splitlines()]
     rows = [line.split('\t') for line in (DATA / split / f'{split}X.tsv').read_text('utf-8').splitlines()]
-    counts = {'annotations': len(codes), 'distinct_codes': len({c for _, c in codes}), 'documents': 0}
-    counts.update(evidences=0, discontinuous=0, mismatches=0)
     texts = {file.stem: file.read_text('utf-8') for file in (DATA / split / 'text_files').iterdir()}
-    counts['documents'] = len(texts)
+    counts = {'documents': len(texts), 'annotations': len(codes), 'distinct_codes': len({c[::2] for c in codes})}
+    counts.update(evidences=0, discontinuous=0, mismatches=0)
     for doc_id, label, _, words, offsets in rows:
-        if label == 'DIAGNOSTICO':
+        if label in labels:
             numbers = [int(n) for n in re.findall(r'\d+', offsets)]
-            parts = [(b, e) for b, e in zip(numbers[::2], numbers[1::2], strict=True) if b != e]
+            parts = list(zip(numbers[::2], numbers[1::2], strict=True))
             counts['evidences'] += 1
             counts['discontinuous'] += len(parts) > 1
             counts['mismatches'] += ' '.join(texts[doc_id][b:e] for b, e in parts) != words
     return counts
 
 
-@pytest.mark.parametrize(('split', 'published'), [('train', (500, 5639, 1767)), ('dev', (250, 2677, 1158))])
-def test_published_corpus(split, published):
+@pytest.fixture(scope='module')
+def matcher() -> TermMatcher:
+    return TermMatcher(Release.embedded())
+
+
+@pytest.mark.parametrize(
+    ('split', 'documents', 'rows', 'codes', 'references', 'discontinuous', 'mismatches'),
+    [('train', 500, 5639, 1767, 9181, 1787, 4), ('dev', 250, 2677, 1158, 4477, 966, 3)],
+)
+def test_published_corpus(split, documents, rows, codes, references, discontinuous, mismatches, matcher):
     if not DATA.is_dir():
         pytest.skip(f'no CodiEsp at {DATA}')
-    documents, report = _read(DATA, split)
-    assert (report.documents, report.annotations, report.distinct_codes) == published
-    counts = report.to_json()
-    by_hand = _counted_by_hand(split)
-    assert {name: counts[name] for name in by_hand} == by_hand
-    assert not report.rejections
-    assert [d.doc_id for d in documents] == sorted(d.doc_id for d in documents)
-    for document in documents:
+    spanish, report = _read(DATA, split)
+    assert (report.documents, report.annotations, report.distinct_codes) == (documents, rows, codes)
+    both, both_report = _read(DATA, split, procedures=True)
+    # The published numbers count ';' in the offsets; a few of those references have one part that is not empty.
+    assert (both_report.evidences, both_report.discontinuous, both_report.mismatches) == (
+        references,
+        discontinuous,
+        mismatches,
+    )
+    for read, labels in ((report, ('DIAGNOSTICO',)), (both_report, ('DIAGNOSTICO', 'PROCEDIMIENTO'))):
+        by_hand = _counted_by_hand(split, labels)
+        counts = read.to_json()
+        assert {name: counts[name] for name in by_hand} == by_hand
+        assert not read.rejections
+    assert report.left_out.total() == references - report.evidences
+    assert [d.doc_id for d in spanish] == sorted(d.doc_id for d in spanish)
+    for document in both:
         for annotation in document.annotations:
-            assert annotation.evidence, 'every published diagnosis has evidence'
+            assert annotation.evidence, 'every published code has evidence'
             for evidence in annotation.evidence:
                 assert evidence.text == ' '.join(document.text[begin:end] for begin, end in evidence.parts)
-    english, english_report = _read(DATA, split, 'en')
-    assert {d.doc_id: d.codes for d in english} == {d.doc_id: d.codes for d in documents}
-    assert (english_report.evidences, english_report.rejections) == (0, [])
+
+    english, english_report = _read(DATA, split, 'en', procedures=True, matcher=matcher)
+    assert {d.doc_id: d.codes for d in english} == {d.doc_id: d.codes for d in both}
+    assert (english_report.documents, english_report.annotations) == (documents, both_report.annotations)
+    assert (english_report.silver_candidates, english_report.rejections) == (rows, [])
+    assert english_report.silver_pairs >= 0.33 * rows
+    for document in english:
+        for annotation in document.annotations:
+            for evidence in annotation.evidence:
+                ((begin, end),) = evidence.parts
+                assert evidence.text == document.text[begin:end]
+                assert annotation.system == 'ICD-10-CM'
+                assert evidence.origin.startswith('silver: ')
 
 
 def test_published_background():

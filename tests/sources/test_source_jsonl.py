@@ -7,7 +7,7 @@ import pytest
 from ccl_jax.errors import UserError
 from ccl_jax.records import Annotation, Evidence, PredictedCode, Prediction, Span
 from ccl_jax.sources.jsonl import read_documents, read_predictions, read_spans
-from ccl_jax.sources.report import Rejection, SourceReport
+from ccl_jax.sources.report import Rejection, RejectionLog, SourceReport
 
 GOOD = {
     'doc_id': 'a',
@@ -44,6 +44,8 @@ def test_documents(tmp_path):
     assert (report.discontinuous, report.mismatches) == (1, 1)
 
 
+FORM = {'doc_id': 'x', 'text': 'Fever', 'codes': [{'code': '780.60'}]}
+WORDS = {'doc_id': 'x', 'text': 'Fever', 'codes': [{'code': 'Cough for 3 weeks'}]}
 BAD = {
     'is not JSON': b'{"doc_id": "x", ',
     'is not a JSON object': b'[1, 2]',
@@ -54,6 +56,8 @@ BAD = {
     'ends outside the text': {**GOOD, 'doc_id': 'x', 'text': 'Cough'},
     '"text" differs from the document': {**GOOD, 'doc_id': 'x', 'text': 'Fever, and cough.'},
     'the same doc_id as line 1': GOOD,
+    'codes[0]: 780.60 has not the form of ICD-10-CM (it has that of ICD-9-CM)': FORM,
+    'codes[0]: the code has not the form of ICD-10-CM': WORDS,
 }
 
 
@@ -71,7 +75,7 @@ def test_bad_records_are_refused_or_skipped(tmp_path, reason):
 
     documents, report = _documents(path, on_bad_record='skip')
     assert [d.doc_id for d in documents] == ['a', 'z']
-    assert report.rejected == {'bad record': 1}
+    assert report.rejected.total() == 1
     assert report.rejections[0].detail.startswith('d.jsonl line 2: ')
     assert reason in report.rejections[0].detail
 
@@ -82,6 +86,21 @@ def test_a_refused_record_is_named(tmp_path):
         _documents(path)
 
 
+def test_faults_are_counted_by_kind(tmp_path):
+    path = _write(tmp_path / 'd.jsonl', GOOD, *BAD.values())
+    _, report = _documents(path, on_bad_record='skip')
+    assert report.rejected == {
+        'line is not a JSON object': 3,
+        'field is missing or of the wrong type': 2,
+        'text is empty': 1,
+        'offsets outside the text': 1,
+        'evidence text differs from the document': 1,
+        'doc_id occurs twice': 1,
+        'code has not the form of its system': 2,
+    }
+    assert not {'Cough', 'Fever'} & set(str(report.rejections).replace(',', ' ').split())
+
+
 @pytest.mark.parametrize('doc_id', ['Cough for two weeks. ' * 10, 'Cough\n', '\ud800'])
 def test_an_id_that_is_no_name_is_not_quoted(tmp_path, doc_id):
     path = _write(tmp_path / 'd.jsonl', {'doc_id': doc_id, 'text': ''}, {'doc_id': 'z', 'text': 'Fever'})
@@ -89,7 +108,9 @@ def test_an_id_that_is_no_name_is_not_quoted(tmp_path, doc_id):
         _documents(path)
     _, report = _documents(path, on_bad_record='skip')
     assert [r.record_id for r in report.rejections] == ['line 1']
-    assert report.write_rejected(tmp_path / 'rejected.jsonl') == 1
+    with RejectionLog(tmp_path / 'rejected.jsonl') as log:
+        list(read_documents(path, report=SourceReport('jsonl', log=log), on_bad_record='skip'))
+    assert log.count == 1
 
 
 @pytest.mark.parametrize('content', [b'', b'\n \n', b'\xef\xbb\xbf\n', b'{}\n'])
@@ -122,7 +143,7 @@ def test_spans(tmp_path):
     spans = list(read_spans(path, report=report, on_bad_record='skip'))
     assert spans == [Span('s', 'high fever', 'R50.9', 'gold', 'title')]
     assert (report.spans, report.annotations, report.documents) == (1, 1, 0)
-    assert report.rejections[1] == Rejection('s', 'bad record', 's.jsonl line 3: the same span_id as line 1')
+    assert report.rejections[1] == Rejection('s', 'span_id occurs twice', 's.jsonl line 3: the same span_id as line 1')
 
 
 def test_predictions(tmp_path):

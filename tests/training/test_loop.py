@@ -20,9 +20,9 @@ from tiny import SHAPES, fit_tiny, lines, losses
 from ccl_jax.data.plan import PlanSettings, make_plan
 from ccl_jax.errors import UserError
 from ccl_jax.training import loop
-from ccl_jax.training.loop import Run, TrainingSettings, cut_metrics, fit
+from ccl_jax.training.loop import Run, cut_metrics, fit
 from ccl_jax.training.mesh import batch_sharding, make_mesh
-from ccl_jax.training.optimizer import OptimizerSettings
+from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 
 
 @pytest.fixture(scope='module')

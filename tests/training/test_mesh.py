@@ -9,7 +9,8 @@ from tiny import ARCHITECTURE
 from ccl_jax.errors import UserError
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.training.mesh import AXES, batch_sharding, make_mesh, path_name, sharding_for, tree_shardings
-from ccl_jax.training.optimizer import OptimizerSettings, make_optimizer
+from ccl_jax.training.optimizer import make_optimizer
+from ccl_jax.training.settings import OptimizerSettings
 
 # Meshes of devices that are not there, to look at shardings without computing.
 SIXTEEN = AbstractMesh((2, 4, 2), AXES, axis_types=(AxisType.Auto,) * 3)

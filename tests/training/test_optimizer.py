@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ccl_jax.errors import UserError
-from ccl_jax.training.optimizer import OptimizerSettings, make_optimizer, schedule_factor
+from ccl_jax.training.optimizer import make_optimizer, schedule_factor
+from ccl_jax.training.settings import OptimizerSettings
 
 
 def random_tree(seed):

@@ -12,7 +12,7 @@ from tiny import ARCHITECTURE, random_batch, tiny_params
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.tasks import TASKS
 from ccl_jax.training.mesh import batch_sharding, make_mesh
-from ccl_jax.training.optimizer import OptimizerSettings
+from ccl_jax.training.settings import OptimizerSettings
 from ccl_jax.training.step import abstract_batch, abstract_state, init_state, make_train_step
 
 MESH = make_mesh(devices=jax.devices()[:1])

@@ -12,9 +12,9 @@ from flax import nnx
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.tasks import TASKS
-from ccl_jax.training.loop import Run, TrainingSettings, fit
+from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding, make_mesh, tree_shardings
-from ccl_jax.training.optimizer import OptimizerSettings
+from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 
 VOCABULARY = 24
 ARCHITECTURE = Architecture(
