@@ -29,6 +29,8 @@ setup(
         'jax>=0.10,!=0.11.0',
         # transformers needs it for chat templates and does not declare it.
         'jinja2>=3.1',
+        'jsonschema>=4.20',
+        'matplotlib>=3.9',
         'ml-collections>=1.0',
         'numpy>=2.0',
         'optax>=0.2.6',
@@ -49,6 +51,7 @@ setup(
         'test': [
             'hypothesis>=6.100',
             'mypy>=1.13',
+            'openai>=1.60',
             'peft>=0.17; python_version < "3.12"',
             'pytest>=8',
             'ruff>=0.9',
@@ -58,7 +61,7 @@ setup(
         ],
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
-        'llm': ['httpx>=0.27'],
+        'llm': ['openai>=1.60'],
         'baselines': ['scikit-learn>=1.5'],
     },
     entry_points={'console_scripts': ['ccl-jax=ccl_jax.cli:run']},

@@ -8,15 +8,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ccl_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from ccl_jax.config import Config
+
 VERBS = {
     'icd': 'show codes of ICD-10-CM, or find them by words',
+    'expand': 'make short spans (evidence -> code) for the code space',
     'prepare': 'read the sources, make spans and examples, print the reports and the plan',
     'train': 'prepare what is missing, train (resuming by itself), evaluate',
     'eval': 'decode and score a split with the newest checkpoint',
@@ -36,7 +40,12 @@ usage: ccl-jax VERB [flags]
   --output DIR                   folder to write (export)
   --split NAME                   split to evaluate instead of eval.split (eval)
   --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
-  --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd)
+  --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand)
+  --out DIR                      folder to write (expand)
+  --tiers NAME[,NAME...]         gold, document, silver, synthetic, instead of expansion.tiers (expand)
+  --finder, --generator NAME     instead of expansion.finder, expansion.generator (expand)
+  --allow_remote                 let text leave this machine for the endpoint (expand, prepare, train)
+  --sample N                     print N random spans of each tier (expand)
   --search "WORDS"               find codes by their terms (icd)
   --json                         print JSON (icd, code, eval, prepare --report_only)
 """
@@ -96,6 +105,47 @@ def _icd(values: flags.FlagValues, codes: list[str]) -> int:
     return run_icd(codes, values.search, values.release or '', values.json)
 
 
+def _expand(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.pipeline.expand import expand_release, expand_source, sample_of, summary
+
+    if not values.out and not values.sample:
+        raise UserError('--out is missing; name the folder to write, or print some spans by --sample=20')
+    config = _expansion_config(values)
+    out = Path(values.out) if values.out else None
+    expansion = (expand_release if values.config is None else expand_source)(config, out)
+    print(summary(expansion, out))
+    if values.sample:
+        print('\n' + sample_of(expansion.spans, values.sample, config.expansion.seed))
+    return 0
+
+
+def _expansion_config(values: flags.FlagValues) -> 'Config':
+    """The config with the flags of `expand` in it; without --config, that of the release alone."""
+    from ccl_jax.config import check_config, default_config
+
+    tree = values.config
+    if tree is None:
+        tree = default_config()
+        tree.expansion.scope = 'release'
+        tree.expansion.tiers = ('gold',)
+    with tree.unlocked():
+        if values.tiers is not None:
+            tree.expansion.tiers = tuple(filter(None, values.tiers.split(',')))
+        for flag in ('finder', 'generator'):
+            if values[flag].value is not None:
+                tree.expansion[flag] = values[flag].value
+        if values.release is not None:
+            tree.icd.release = values.release
+    return check_config(_allowing(values, tree), needs_model=False)
+
+
+def _allowing(values: flags.FlagValues, tree: ConfigDict) -> ConfigDict:
+    """The tree with --allow_remote in it."""
+    if values.allow_remote:
+        tree.expansion.endpoint.allow_remote = True
+    return tree
+
+
 def _prepare(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
 
@@ -111,7 +161,7 @@ def _prepare(values: flags.FlagValues, _: list[str]) -> int:
         return 0
     from ccl_jax.pipeline.train import prepare
 
-    prepare(check_config(values.config), Path(values.workdir))
+    prepare(check_config(_allowing(values, values.config)), Path(values.workdir))
     return 0
 
 
@@ -120,7 +170,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.pipeline.evaluate import evaluate_run
     from ccl_jax.pipeline.train import train
 
-    config, workdir = check_config(values.config), Path(values.workdir)
+    config, workdir = check_config(_allowing(values, values.config)), Path(values.workdir)
     prepared = train(config, workdir)
     print(evaluate_run(config, workdir, prepared))
     return 0
@@ -183,6 +233,12 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
     flags.DEFINE_bool('report_only', False, 'only read the sources and print the reports', flag_values=values)
     flags.DEFINE_string('release', None, 'files or folders of a release', flag_values=values)
+    flags.DEFINE_string('out', None, 'folder to write', flag_values=values)
+    flags.DEFINE_string('tiers', None, 'tiers of spans', flag_values=values)
+    flags.DEFINE_string('finder', None, 'who finds silver evidence', flag_values=values)
+    flags.DEFINE_string('generator', None, 'who writes synthetic spans', flag_values=values)
+    flags.DEFINE_bool('allow_remote', False, 'let text leave this machine', flag_values=values)
+    flags.DEFINE_integer('sample', 0, 'spans of each tier to print', flag_values=values)
     flags.DEFINE_string('search', None, 'words to find codes by', flag_values=values)
     _check_overrides(arguments)
     # Values of config keys are looked for in sys.argv by ml_collections.
@@ -201,7 +257,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
         # ml_collections hands out an object that fails on use where the file could not be loaded.
         name = config_flags.get_config_filename(values['config'])
         raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
-    if values.workdir is None and verb != 'icd' and not values.report_only:
+    if values.workdir is None and verb not in ('icd', 'expand') and not values.report_only:
         raise UserError('--workdir is missing; name the folder of the run')
     if verb in _NEEDS_CONFIG and config is None:
         raise UserError('--config is missing; name an experiment file such as configs/demo.py')

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_dict
 
 from ccl_jax.data.plan import PlanSettings
 from ccl_jax.errors import UserError
-from ccl_jax.expansion.spans import ExpansionSettings
+from ccl_jax.expansion.settings import ExpansionSettings
 from ccl_jax.sources.corpus import SourceSettings
 from ccl_jax.tasks import TASKS
 from ccl_jax.tasks.settings import TaskSettings
@@ -216,22 +216,12 @@ def check_config(tree: ConfigDict | dict[str, Any], *, needs_model: bool = True)
     whole = _merged(given, defaults, '')
     if needs_model and not whole['base']['enabled'] and not whole['model']['path']:
         raise UserError('model.path is empty; set it to a Hugging Face folder, or base.enabled=True for a small one')
-    sources = whole['sources']
     seed = whole['seed']
     return Config(
         seed=seed,
         release=whole['icd']['release'],
-        sources=_build(
-            SourceSettings,
-            {'name': sources['name']}
-            | {
-                name: _build(type(own), sources[name], f'sources.{name}')
-                for name, own in vars(SourceSettings()).items()
-                if name != 'name'
-            },
-            'sources',
-        ),
-        expansion=_build(ExpansionSettings, whole['expansion'], 'expansion'),
+        sources=_build_nested(SourceSettings, whole['sources'], 'sources'),
+        expansion=_build_nested(ExpansionSettings, whole['expansion'], 'expansion'),
         tasks=_build(TaskSettings, whole['tasks'], 'tasks'),
         model=_build(ModelSettings, whole['model'], 'model'),
         base=_build(BaseSettings, _own(whole['base'], BaseSettings), 'base'),
@@ -296,6 +286,15 @@ def _build(cls: Callable[..., _Settings], values: dict[str, Any], where: str) ->
         return cls(**values)
     except UserError as error:
         raise UserError(f'config section {where}: {error}') from None
+
+
+def _build_nested(cls: Callable[..., _Settings], values: dict[str, Any], where: str) -> _Settings:
+    """Builds settings whose defaults show which of their fields are settings themselves."""
+    built = {
+        name: _build(type(own), values[name], f'{where}.{name}') if dataclasses.is_dataclass(own) else values[name]
+        for name, own in vars(cls()).items()
+    }
+    return _build(cls, built, where)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -33,11 +33,8 @@ _AS_ALIKE = 5
 _FIRST_WORD = 1.05
 _LONGEST_ENDING = 3
 _ENDING_WEIGHT = 0.7
-# Words in more than this part of all terms ('of', 'unspecified', 'encounter') rank nothing and cost most of the time.
+# Words in more than this part of all terms ('of', 'unspecified', 'encounter') make no term longer.
 _COMMON = 0.05
-# So many of the best terms are looked at first for each code wanted; most codes have fewer.
-_TERMS_PER_CODE = 8
-_TEXTS_AT_ONCE = 512
 
 
 class Hit(NamedTuple):
@@ -84,11 +81,11 @@ def _descendants(release: Release, code: str) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=2)
-def _term_index(release: Release) -> 'TermIndex':
-    return TermIndex(release)
+def _term_index(release: Release) -> '_TermIndex':
+    return _TermIndex(release)
 
 
-class TermIndex:
+class _TermIndex:
     """BM25 over all terms of a release."""
 
     def __init__(self, release: Release):
@@ -109,27 +106,8 @@ class TermIndex:
             fold(natural_form(term.text)).split() if '(' in term.text else words
             for term, words in zip(self._terms, documents, strict=True)
         ]
-        self._weights, self._common = _bm25(documents, essential, self._vocabulary)
+        self._weights_by_word = sparse.csr_array(_bm25(documents, essential, self._vocabulary).T)
         self._first_words = np.array([self._vocabulary[words[0]] if words else -1 for words in documents])
-
-    def rank(self, texts: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
-        """Returns for each text the (code, score) of the k codes whose own terms match it best, best first.
-
-        Words are matched as they are spelled. Words that very many terms share
-        tell apart the candidates that the rarer words of the text find; they
-        find candidates only for a text without rarer words. Fewer than k codes
-        are returned where fewer are found.
-        """
-        ranked = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            columns = [self._columns(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
-            finding = [rare or common for rare, common in columns]
-            telling = [common if rare else [] for rare, common in columns]
-            found = sparse.csr_array(self._queries(finding) @ self._weights_by_word)
-            for row, common in enumerate(telling):
-                part = slice(found.indptr[row], found.indptr[row + 1])
-                ranked.append(self._best_codes(found.indices[part], found.data[part], common, k))
-        return ranked
 
     def search(self, words: str, limit: int) -> list[Hit]:
         """See `search`."""
@@ -165,19 +143,6 @@ class TermIndex:
         pairs = ((row, self._release.parent(code)) for row, code in enumerate(self._codes))
         return [(row, rows[parent]) for row, parent in pairs if parent is not None]
 
-    @functools.cached_property
-    def _place_of_common(self) -> dict[int, int]:
-        return {int(column): place for place, column in enumerate(np.flatnonzero(self._common))}
-
-    @functools.cached_property
-    def _common_weights(self) -> np.ndarray:
-        """The weights [terms, common words], dense: there are a dozen such words, and most terms have some."""
-        return self._weights[:, np.flatnonzero(self._common)].toarray()
-
-    @functools.cached_property
-    def _weights_by_word(self) -> sparse.csr_array:
-        return sparse.csr_array(self._weights.T)
-
     def _scores_of(self, word: str) -> np.ndarray:
         """Returns the weight of a word of the vocabulary in every term."""
         row = self._weights_by_word[[self._vocabulary[word]]]
@@ -186,17 +151,6 @@ class TermIndex:
         # Titles begin with what they are: 'Pneumonia, unspecified organism' before 'Typhoid pneumonia'.
         scores[self._first_words == self._vocabulary[word]] *= _FIRST_WORD
         return scores
-
-    def _columns(self, text: str) -> tuple[list[int], list[int]]:
-        """Returns the rarer and the common words of a text, each once."""
-        known = dict.fromkeys(self._vocabulary[word] for word in fold(text).split() if word in self._vocabulary)
-        rare = [column for column in known if not self._common[column]]
-        return rare, [column for column in known if self._common[column]]
-
-    def _queries(self, columns: Sequence[Sequence[int]]) -> sparse.csr_array:
-        flat = np.fromiter(itertools.chain.from_iterable(columns), dtype=np.int32)
-        pointers = np.cumsum([0, *map(len, columns)], dtype=np.int32)
-        return sparse.csr_array((np.ones(len(flat)), flat, pointers), shape=(len(columns), len(self._vocabulary)))
 
     def _stand_ins(self, word: str) -> list[tuple[str, float]]:
         """Returns the words of the release that a word of a query may stand for, with their weights."""
@@ -218,35 +172,11 @@ class TermIndex:
         term[self._owners[order]] = order
         return best, term
 
-    def _best_codes(
-        self, terms: np.ndarray, scores: np.ndarray, common: Sequence[int], k: int
-    ) -> list[tuple[str, float]]:
-        """Returns the k best codes of a text from the terms that it found and their scores."""
-        if common:
-            places = np.array([self._place_of_common[column] for column in common])
-            scores = scores + self._common_weights[np.ix_(terms, places)].sum(axis=1)
-        order = np.arange(len(terms))
-        most = _TERMS_PER_CODE * k
-        if len(terms) > most:
-            # Sorting only the best saves most of the time. All that are as good as the last of them stay, so that the
-            # answer does not depend on their order.
-            order = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
-        best = self._first_of_codes(terms, scores, order, k)
-        if len(best) < k and len(order) < len(terms):
-            best = self._first_of_codes(terms, scores, np.arange(len(terms)), k)
-        return [(self._codes[self._owners[terms[place]]], float(scores[place])) for place in best]
-
-    def _first_of_codes(self, terms: np.ndarray, scores: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
-        """Returns the places, among some, of the best terms of the k best codes, best first."""
-        order = among[np.lexsort((terms[among], -scores[among]))]
-        first = np.unique(self._owners[terms[order]], return_index=True)[1]
-        return order[np.sort(first)[:k]]
-
 
 def _bm25(
     documents: Sequence[Sequence[str]], essential: Sequence[Sequence[str]], vocabulary: dict[str, int]
-) -> tuple[sparse.csr_array, np.ndarray]:
-    """Returns the BM25 weights [documents, words] and which words are common.
+) -> sparse.csr_array:
+    """Returns the BM25 weights [documents, words].
 
     The length of a document is the number of its essential words that are not common: 'Hypertension (benign)
     (primary)' and 'Pneumonia, unspecified' are as short as 'Hypertension' and 'Pneumonia'.
@@ -262,7 +192,7 @@ def _bm25(
     norm = _K1 * (1 - _B + _B * lengths / max(lengths.mean(), 1.0))
     per_entry = np.repeat(norm, np.diff(counts.indptr))
     counts.data = idf[counts.indices] * counts.data * (_K1 + 1) / (counts.data + per_entry)
-    return counts, common
+    return counts
 
 
 def _same_but_ending(word: str, other: str) -> bool:

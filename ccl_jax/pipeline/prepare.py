@@ -1,6 +1,5 @@
 """`prepare`: the corpus, its spans and the tokenised examples of the run."""
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -8,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,17 +16,17 @@ from ccl_jax.data.convert import make_examples
 from ccl_jax.data.examples import ExampleStore, write_examples
 from ccl_jax.data.plan import Plan, make_plan
 from ccl_jax.errors import UserError
-from ccl_jax.expansion.spans import expand
+from ccl_jax.expansion.coverage import format_coverage
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.expand import expand_for_training
 from ccl_jax.pipeline.files import write_text
-from ccl_jax.pipeline.sources import REJECTED, Seen, summary_of, with_progress
+from ccl_jax.pipeline.sources import REJECTED, Seen, StoredDocuments, documents_file, summary_of, write_documents
 from ccl_jax.pipeline.workdir import on_process_zero, say
 from ccl_jax.records import (
     Document,
     Span,
     document_from_json,
-    document_to_json,
     read_jsonl,
     span_from_json,
     span_to_json,
@@ -61,7 +60,7 @@ class Prepared:
         """Returns the documents of a split. Raises UserError if the source has none of that name."""
         if split not in self.splits:
             raise UserError(f'the source has no split "{split}"; set eval.split to one of {", ".join(self.splits)}')
-        return [document_from_json(record) for _, record in read_jsonl(self.directory / f'documents-{split}.jsonl')]
+        return [document_from_json(record) for _, record in read_jsonl(documents_file(self.directory, split))]
 
     def spans(self) -> list[Span]:
         return [span_from_json(record) for _, record in read_jsonl(self.directory / 'spans.jsonl')]
@@ -94,17 +93,10 @@ def _write_corpus(config: Config, directory: Path) -> None:
                 f'the source "{config.sources.name}" has no codes to learn from; '
                 'take another sources.name, or see what is in it with --report_only'
             )
-        seen = _write_documents(corpus, directory)
+        seen = write_documents(corpus, directory)
         _check_splits(config, seen)
-        training = _StoredDocuments(directory / 'documents-train.jsonl', seen.documents['train'])
-        expansion = expand(
-            training,
-            config.expansion,
-            release,
-            own_spans=list(corpus.spans()),
-            code_space=corpus.code_space,
-            held_out=corpus.held_out,
-        )
+        splits = {n: StoredDocuments(documents_file(directory, n), count) for n, count in seen.documents.items()}
+        expansion = expand_for_training(config, release, corpus, splits, directory)
         if 'span' in config.tasks.names and not expansion.spans:
             raise UserError(
                 'there are no spans for the span task; check expansion.tiers, or drop span from tasks.names'
@@ -115,13 +107,13 @@ def _write_corpus(config: Config, directory: Path) -> None:
             directory / 'texts.jsonl',
             (
                 {'text_id': text_id, 'text': text}
-                for text_id, text in _texts(corpus, training, config.base.texts if wants_texts else 0)
+                for text_id, text in _texts(corpus, splits['train'], config.base.texts if wants_texts else 0)
             ),
         )
     summary = summary_of(corpus, release, seen)
     for report in corpus.reports:
         say(report.table())
-    say(f'spans: {json.dumps(expansion.report)}')
+    say(format_coverage(expansion.report))
     for warning in summary['warnings']:
         say(f'warning: {warning}')
     if log.count:
@@ -129,27 +121,6 @@ def _write_corpus(config: Config, directory: Path) -> None:
     summary |= {'spans': expansion.report, 'texts': texts, 'held_out': sorted(expansion.held_out)}
     # Last, because its presence says that the rest is whole.
     write_text(directory / _REPORT, json.dumps(summary, indent=2) + '\n')
-
-
-def _write_documents(corpus: Corpus, directory: Path) -> Seen:
-    """Writes the documents, one file a split, with the codes that can be trained: those of ICD-10-CM."""
-    seen = Seen()
-    others = 0
-    directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        files: dict[str, IO[str]] = {}
-        for document in with_progress(corpus.documents()):
-            trainable = tuple(a for a in document.annotations if a.system == ICD10CM)
-            others += len(document.annotations) - len(trainable)
-            document = dataclasses.replace(document, annotations=trainable)
-            seen.add(document)
-            if document.split not in files:
-                path = directory / f'documents-{document.split}.jsonl'
-                files[document.split] = stack.enter_context(open(path, 'w', encoding='utf-8'))
-            files[document.split].write(json.dumps(document_to_json(document), ensure_ascii=False) + '\n')
-    if others:
-        say(f'{others} codes of other systems than {ICD10CM} are not trained')
-    return seen
 
 
 def _check_splits(config: Config, seen: Seen) -> None:
@@ -163,23 +134,6 @@ def _check_splits(config: Config, seen: Seen) -> None:
             f'the source has no documents of the split "{split}" to evaluate on; '
             f'set eval.split to one of {", ".join(sorted(+seen.documents))}'
         )
-
-
-class _StoredDocuments(Collection[Document]):
-    """The documents of a file, read anew by each iteration."""
-
-    def __init__(self, path: Path, length: int):
-        self._path = path
-        self._length = length
-
-    def __iter__(self) -> Iterator[Document]:
-        return (document_from_json(record) for _, record in read_jsonl(self._path))
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __contains__(self, document: object) -> bool:
-        return any(other == document for other in self)
 
 
 def _texts(corpus: Corpus, training: Collection[Document], count: int) -> Iterator[tuple[str, str]]:

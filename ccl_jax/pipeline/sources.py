@@ -1,17 +1,18 @@
-"""`prepare --report_only`: what a source holds, and what was refused of it.
+"""Reading a source to its end: its report, and its documents as files.
 
 Light to import: reading a corpus needs no JAX.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from ccl_jax.config import Config
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import Release, open_release
 from ccl_jax.pipeline.files import write_text
-from ccl_jax.records import Document
+from ccl_jax.records import Document, document_from_json, document_to_json, read_jsonl
 from ccl_jax.sources.corpus import Corpus, open_corpus
 from ccl_jax.sources.report import RejectionLog, SourceReport
 
@@ -106,6 +107,48 @@ def summary_of(corpus: Corpus, release: Release, seen: Seen) -> dict[str, Any]:
             if count
         ],
     }
+
+
+def documents_file(directory: Path, split: str) -> Path:
+    return directory / f'documents-{split}.jsonl'
+
+
+def write_documents(corpus: Corpus, directory: Path) -> Seen:
+    """Writes the documents, one file a split, with the codes that can be trained: those of ICD-10-CM."""
+    seen = Seen()
+    others = 0
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[str]] = {}
+        for document in with_progress(corpus.documents()):
+            trainable = tuple(a for a in document.annotations if a.system == ICD10CM)
+            others += len(document.annotations) - len(trainable)
+            document = dataclasses.replace(document, annotations=trainable)
+            seen.add(document)
+            if document.split not in files:
+                path = documents_file(directory, document.split)
+                files[document.split] = stack.enter_context(open(path, 'w', encoding='utf-8'))
+            files[document.split].write(json.dumps(document_to_json(document), ensure_ascii=False) + '\n')
+    if others:
+        print(f'{others} codes of other systems than {ICD10CM} are not trained', file=sys.stderr, flush=True)
+    return seen
+
+
+class StoredDocuments(Collection[Document]):
+    """The documents of a file, read anew by each iteration."""
+
+    def __init__(self, path: Path, length: int):
+        self._path = path
+        self._length = length
+
+    def __iter__(self) -> Iterator[Document]:
+        return (document_from_json(record) for _, record in read_jsonl(self._path))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __contains__(self, document: object) -> bool:
+        return any(other == document for other in self)
 
 
 def with_progress(documents: Iterator[Document]) -> Iterator[Document]:

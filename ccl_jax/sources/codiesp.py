@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccl_jax.errors import UserError
+from ccl_jax.icd.assertion import why_not_asserted
 from ccl_jax.icd.codes import ICD10CM, ICD10PCS, is_well_formed, normalize_code
 from ccl_jax.icd.folding import FoldedText
 from ccl_jax.icd.matching import TermMatcher
 from ccl_jax.records import Annotation, Document, Evidence, same_words, slice_evidence
-from ccl_jax.sources.negation import is_denied
 from ccl_jax.sources.report import SourceReport
 from ccl_jax.sources.texts import read_text_file
 
@@ -201,8 +201,9 @@ def _annotations_by_terms(
         evidence = []
         if system == ICD10CM:
             for match in sorted(matcher.find(folded, code)):
-                if is_denied(text, match.begin, match.end):
-                    report.leave_out('term whose sentence denies it or tells of a relative')
+                why = why_not_asserted(text, match.begin, match.end)
+                if why:
+                    report.leave_out(f'term not asserted: {why}')
                     continue
                 origin = f'silver: {match.term.origin} of {match.term_code}'
                 evidence.append(Evidence(((match.begin, match.end),), text[match.begin : match.end], origin))

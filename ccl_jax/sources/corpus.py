@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from ccl_jax.errors import UserError
-from ccl_jax.icd.codes import ICD10CM, SYSTEMS
+from ccl_jax.icd.codes import ICD9CM, ICD10CM, SYSTEMS
 from ccl_jax.icd.matching import TermMatcher
 from ccl_jax.icd.release import Release
 from ccl_jax.records import Document, Span
@@ -54,7 +54,7 @@ class MdaceSettings:
 
 @dataclasses.dataclass(frozen=True)
 class MimicSettings:
-    """MIMIC-III or MIMIC-IV.
+    """MIMIC-IV; see `mimic.read_mimic4`.
 
     Attributes:
         path: the folder of the tables.
@@ -75,6 +75,14 @@ class MimicSettings:
     def __post_init__(self) -> None:
         if len(self.ratios) != len(SPLITS) or min(self.ratios) < 0 or not self.ratios[0] > 0:
             raise UserError(f'ratios is {self.ratios}; give the shares of train, dev and test, that of train above 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class MimicIIISettings(MimicSettings):
+    """MIMIC-III, whose codes are ICD-9; `categories` are those of the notes that are read."""
+
+    systems: tuple[str, ...] = (ICD9CM,)
+    categories: tuple[str, ...] = ('Discharge summary',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +122,7 @@ class SourceSettings:
     synthetic_notes: NoteSettings = dataclasses.field(default_factory=NoteSettings)
     codiesp: CodiEspSettings = dataclasses.field(default_factory=CodiEspSettings)
     mdace: MdaceSettings = dataclasses.field(default_factory=MdaceSettings)
-    mimic_iii: MimicSettings = dataclasses.field(default_factory=lambda: MimicSettings(systems=('ICD-9-CM',)))
+    mimic_iii: MimicIIISettings = dataclasses.field(default_factory=MimicIIISettings)
     mimic_iv: MimicSettings = dataclasses.field(default_factory=MimicSettings)
     jsonl: JsonlSettings = dataclasses.field(default_factory=JsonlSettings)
     aci_bench: TextSettings = dataclasses.field(default_factory=TextSettings)
@@ -230,7 +238,7 @@ def _mdace(settings: MdaceSettings, release: Release, log: RejectionLog | None) 
     return Corpus(lambda: mdace.read_mdace(settings.path, settings.noteevents, **keywords, report=report), [report])
 
 
-def _mimic_iii(settings: MimicSettings, release: Release, log: RejectionLog | None) -> Corpus:
+def _mimic_iii(settings: MimicIIISettings, release: Release, log: RejectionLog | None) -> Corpus:
     report = SourceReport('mimic_iii', log=log)
     keywords = {name: value for name, value in vars(settings).items() if name != 'path'}
     return Corpus(lambda: mimic.read_mimic3(settings.path, **keywords, report=report), [report])

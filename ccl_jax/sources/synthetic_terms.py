@@ -61,7 +61,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     'H40.9': ('raised eye pressure', 'high intraocular pressure', 'glaucomatous disease'),
     'H66.90': ('middle ear infection', 'AOM', 'ear infection'),
     'H91.90': ('HOH', 'hard of hearing', 'deafness'),
-    'I10': ('HTN', 'high blood pressure', 'hypertensive disease'),
+    'I10': ('HTN', 'arterial hypertension', 'hypertensive disease'),
     'I21.4': ('NSTEMI', 'non ST elevation MI', 'small heart attack'),
     'I25.10': ('CAD', 'coronary artery disease', 'coronary atherosclerosis'),
     'I26.99': ('PE', 'clot in the lung', 'lung embolus'),

@@ -6,7 +6,8 @@ from ccl_jax.errors import UserError
 from ccl_jax.evaluation.baselines import fit_lookup
 from ccl_jax.evaluation.metrics import code_metrics
 from ccl_jax.evaluation.strata import Strata
-from ccl_jax.expansion.spans import ExpansionSettings, expand
+from ccl_jax.expansion.expand import expand
+from ccl_jax.expansion.settings import ExpansionSettings
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import Release
 from ccl_jax.icd.terms import natural_form
@@ -31,7 +32,8 @@ def corpus(notes):
 def spans(notes, corpus):
     space = notes.codes('S0') + notes.codes('S1')
     held_out = frozenset(notes.codes('S2'))
-    made = expand(corpus['train'], ExpansionSettings(), Release.embedded(), code_space=space, held_out=held_out)
+    settings = ExpansionSettings(forms=('printed', 'natural'))
+    made = expand(corpus['train'], settings, Release.embedded(), code_space=space, held_out=held_out)
     return made.spans
 
 
