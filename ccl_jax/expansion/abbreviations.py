@@ -155,8 +155,8 @@ ABBREVIATIONS = tuple(
 
 _SHORT = {entry.words: entry.short for entry in ABBREVIATIONS}
 _PHRASES = re.compile(
-    # 'Non-fracture' and 'left-sided' are words of their own.
-    rf'(?<![\w-])(?:{"|".join(sorted(map(re.escape, _SHORT), key=len, reverse=True))})(?![\w-])',
+    # 'Non-fracture' and 'left-sided' are words of their own; what was 'accidentally left in body' has no side.
+    rf'(?<![\w-])(?<!accidentally )(?:{"|".join(sorted(map(re.escape, _SHORT), key=len, reverse=True))})(?![\w-])',
     re.IGNORECASE,
 )
 

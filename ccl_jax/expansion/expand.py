@@ -89,10 +89,21 @@ def expand(
         foreign = {span.span_id for span in document_spans(d for d in documents if d.language != 'en')}
         english = [span for span in spans if span.span_id not in foreign]
         spans += _synthetic(release, wanted, english, settings, generate, counts)
-    kept, filters = filter_spans(spans, release, settings.filters, leakage=Leakage(evaluation), frequency=frequency)
+    kept, filters = filter_spans(
+        spans, release, settings.filters, leakage=Leakage(_known_apart(evaluation, documents)), frequency=frequency
+    )
     report = coverage(kept, release, held_out, frequency, filters=filters.to_json())
     report |= {'counts': {name: count for name, count in counts.items() if count}, 'held_out': len(held_out)}
     return Expansion(tuple(kept), held_out, report)
+
+
+def _known_apart(evaluation: Iterable[Document], training: Iterable[Document]) -> Iterator[Document]:
+    """Yields the evaluation documents; one that only shares its id with a training document gives up the id,
+    because spans of the training document are not drawn from it."""
+    texts = {document.doc_id: hash(document.text) for document in training}
+    for document in evaluation:
+        collides = texts.get(document.doc_id, hash(document.text)) != hash(document.text)
+        yield dataclasses.replace(document, doc_id='') if collides else document
 
 
 def _held_out(

@@ -11,7 +11,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
 from ccl_jax.icd.folding import FoldedText, fold
-from ccl_jax.icd.words import word_set
+from ccl_jax.icd.words import is_adjective, word_set
 
 # A hyphen separates words, as folding has it.
 _WORD = re.compile(r"[^\W_]+(?:['\u2019\u02bc\u00b4`][^\W_]+)*")
@@ -130,15 +130,16 @@ def find_phrase(text: TextWords, phrase: Phrase, floor: float) -> list[tuple[int
         floor = _EXACT
     places = [_places(text, word, phrase, floor) for word in phrase.content]
     rarest = min(range(len(places)), key=lambda number: len(places[number]))
-    found: list[tuple[int, int]] = []
+    # As it stands first: where words are repeated, the nearest ones need not be those of the phrase.
+    found = [] if phrase.abbreviations else text.folded.find(phrase.folded)
     for anchor in places[rarest]:
         chosen = _around(text, anchor, places, rarest)
         if chosen is None or not _is_one_phrase(text, chosen, phrase):
             continue
         begin, end = text.words[min(chosen)].begin, text.words[max(chosen)].end
-        if not found or begin >= found[-1][1]:
+        if all(end <= other_begin or other_end <= begin for other_begin, other_end in found):
             found.append((begin, end))
-    return found
+    return sorted(found)
 
 
 def snap(text: TextWords, quote: str, floor: float) -> tuple[int, int] | None:
@@ -196,7 +197,8 @@ def _around(text: TextWords, anchor: int, places: Sequence[Sequence[int]], rares
 
 def _is_one_phrase(text: TextWords, chosen: Sequence[int], phrase: Phrase) -> bool:
     first, last = min(chosen), max(chosen)
-    if phrase.ordered and list(chosen) != sorted(chosen):
+    # 'Stenosis of the spinal' goes on: an adjective that ends words in another order has lost its noun.
+    if list(chosen) != sorted(chosen) and (phrase.ordered or is_adjective(text.words[last].folded)):
         return False
     taken = set(chosen)
     between = [text.words[n].folded for n in range(first, last + 1) if n not in taken]

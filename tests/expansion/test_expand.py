@@ -149,6 +149,13 @@ def test_evaluation_documents_do_not_leak(release):
     assert sum(map(len, made.report['filters']['dropped'].values())) == 2
 
 
+def test_documents_of_one_id(release):
+    settings = _settings(tiers=('document',), held_out_share=0.0)
+    same = expand([DOCUMENT], settings, release, evaluation=[DOCUMENT])
+    other = expand([DOCUMENT], settings, release, evaluation=[Document('d1', 'Another note by the same name.')])
+    assert (len(same.spans), len(other.spans)) == (0, 3)
+
+
 def test_a_model_writes_synthetic_spans(release):
     asked = []
 

@@ -138,6 +138,7 @@ def test_british_spelling():
         ('type 2 diabetes mellitus with foot ulcer', 'T2DM w/ foot ulcer'),
         ('Chronic obstructive pulmonary disease', 'COPD'),
         ('fracture of left femur', 'fx of L femur'),
+        ('object accidentally left in body', 'object accidentally left in body'),
         ('non-ST elevation myocardial infarction', 'NSTEMI'),
         ('family history of hypertension', 'FHx of HTN'),
         ('left-sided colitis', 'left-sided colitis'),

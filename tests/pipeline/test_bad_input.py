@@ -103,13 +103,14 @@ def test_a_mistyped_path_does_not_cost_the_workdir(tmp_path):
     assert_refused(_train_on(tmp_path, tmp_path / 'owm.jsonl', verb='prepare'), 'owm.jsonl')
     # The right path, and then a prepared but untrained workdir under a setting that changes its data.
     assert_refused(_train_on(tmp_path, path, '--config.base.num_attention_heads=7', verb='prepare'), '(7)')
-    assert (tmp_path / 'w' / 'data' / 'spans.jsonl').stat().st_size > 0
-    done = _train_on(tmp_path, path, "--config.expansion.tiers=('document',)", verb='prepare')
+    former = (tmp_path / 'w' / 'data' / 'spans.jsonl').read_text()
+    done = _train_on(tmp_path, path, "--config.expansion.forms=('printed',)", verb='prepare')
     assert done.returncode == 0, done.stderr
-    spans = [json.loads(line) for line in (tmp_path / 'w' / 'data' / 'spans.jsonl').read_text().splitlines()]
-    assert {span['tier'] for span in spans} == {'document'}
+    spans = (tmp_path / 'w' / 'data' / 'spans.jsonl').read_text()
+    assert ('Essential (primary) hypertension' in spans, 'Essential (primary) hypertension' in former) == (True, True)
+    assert ('"HTN"' in spans, '"HTN"' in former) == (False, True)
     # From here on there are weights in the workdir, and it belongs to its config.
-    assert_refused(_train_on(tmp_path, path, verb='prepare'), 'expansion.tiers')
+    assert_refused(_train_on(tmp_path, path, verb='prepare'), 'expansion.forms')
 
 
 @pytest.mark.parametrize('verb', ['eval', 'code', 'export'])
