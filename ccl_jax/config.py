@@ -151,15 +151,24 @@ def default_config() -> ConfigDict:
 def _training_sections() -> dict[str, Any]:
     return {
         'data': {
+            # Empty: at most max_buckets multiples of bucket_multiple up to longest, chosen from the examples' lengths.
             'buckets': (256, 512, 1024, 2048),
+            'max_buckets': 8,
+            'bucket_multiple': 128,
+            'longest': 0,
             'tokens_per_step': 8192,
             'row_multiple': 8,
             'max_segments': 64,
+            # Examples planned at a time.
+            'window': 100_000,
             # One of the two: a number of steps, or (steps = 0) passes over the examples.
             'steps': 0,
             'epochs': 1.0,
-            # Shares of the target tokens; all 0: every example once per epoch.
+            # Shares of the target tokens, or of what mix_by names; all 0: every example once per epoch.
             'mix': dict.fromkeys(TASKS, 0.0),
+            'mix_by': 'target_tokens',
+            # The shares at the end, all 0: the same.
+            'mix_end': dict.fromkeys(TASKS, 0.0),
             'normalization': 'token',
             **_section(LoaderSettings()),
         },
@@ -262,7 +271,7 @@ def _training_part(sections: dict[str, Any], seed: int, prefix: str) -> Training
         'seed': seed,
         'steps': data['steps'] or None,
         'epochs': None if data['steps'] else data['epochs'],
-        'mix': data['mix'] if any(data['mix'].values()) else {},
+        **{name: data[name] if any(data[name].values()) else {} for name in ('mix', 'mix_end')},
     }
     return TrainingPart(
         plan=_build(PlanSettings, plan, f'{prefix}data'),

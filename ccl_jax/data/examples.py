@@ -3,54 +3,46 @@
 A store is a folder:
 
     dataset_info.json, features.json, ccl_examples-train.array_record-*   the TFDS data set, split `train`
-    index.npz        lengths, task ids and target starts (int32 [examples]) and example ids (UTF-8 bytes)
+    lengths.npy, task_ids.npy, target_starts.npy   the index, int32 [examples], mapped and not read into memory
     metadata.json    counts, fingerprint, sizes of the files, and the caller's metadata
 
 Anybody reads it with `tfds.builder_from_directory(folder).as_data_source('train')`;
 a batch is planned from the index alone. TensorFlow is not needed.
 """
 
-import array
-import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
 from transformers import PreTrainedTokenizerBase
 
+from ccl_jax.data.shards import (
+    COLUMNS,
+    Shard,
+    TokenizedExample,
+    merge_columns,
+    open_records,
+    parse_example,
+    parse_tokens,
+    write_dataset_info,
+    write_shard,
+)
 from ccl_jax.data.tokenization import beginning, encode_prompt, encode_target
 from ccl_jax.errors import UserError
 from ccl_jax.tasks import TASKS, TaskExample
 
-SPLIT = 'train'
-_NAME = 'ccl_examples'
-_FORMAT = 1
+_FORMAT = 2
 _EXAMPLES_PER_SHARD = 200_000
-_EXAMPLES_PER_WRITE = 4_096
+# How many ids are compared at once: 8 bytes each.
+_IDS_AT_ONCE = 4_000_000
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TokenizedExample:
-    """One training example as token ids.
-
-    Attributes:
-        tokens: int32 [length], prompt then target.
-        target_start: index of the first target token, at least 1: a token is
-            predicted from the one before it, so length - target_start tokens carry loss.
-    """
-
-    example_id: str
-    task: str
-    tokens: np.ndarray
-    target_start: int
+_Parsed = TypeVar('_Parsed')
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: TaskExample) -> TokenizedExample:
@@ -75,7 +67,7 @@ def write_examples(
     end, so an interrupted write leaves no store, or the former one.
 
     Args:
-        metadata: whatever the caller wants to find again, as JSON.
+        metadata: whatever the caller wants to find again, as JSON; written last.
 
     Raises:
         UserError: there are no examples, an example id occurs twice, or
@@ -83,32 +75,59 @@ def write_examples(
         ValueError: an example has no target token or an unknown task.
     """
     directory = Path(directory)
-    is_store = (directory / 'metadata.json').is_file()
-    if directory.exists() and not is_store and not (directory.is_dir() and not any(directory.iterdir())):
-        raise UserError(f'{directory} exists and is no example store; choose another folder or remove this one')
+    check_replaceable(directory)
     partial = directory.with_name(directory.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        index = _Index()
-        _write_records(examples, partial, index)
-        if not index.lengths:
-            raise UserError('there are no examples to write; check the sources and the filters')
-        np.savez(partial / 'index.npz', allow_pickle=False, **index.columns())
-        record = {
-            'format': _FORMAT,
-            'tasks': list(TASKS),
-            'examples': len(index.lengths),
-            'tokens': sum(index.lengths),
-            'fingerprint': index.fingerprint.hexdigest(),
-            'files': {path.name: path.stat().st_size for path in sorted(partial.iterdir())},
-            'metadata': metadata,
-        }
-        (partial / 'metadata.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
-        _replace(directory, partial)
+        shards = [write_shard(batch, partial, number) for number, batch in enumerate(_batched(iter(examples)))]
+        return seal_store(partial, shards, directory, metadata)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Raises UserError if `directory` holds something else than a store."""
+    is_store = (directory / 'metadata.json').is_file()
+    if directory.exists() and not is_store and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UserError(f'{directory} exists and is no example store; choose another folder or remove this one')
+
+
+def seal_store(partial: Path, shards: Sequence[Shard], directory: Path, metadata: dict[str, Any]) -> 'ExampleStore':
+    """Makes the shards 0 to n - 1 in `partial` a store, moves it to `directory` and opens it.
+
+    Files named shard-* served the building alone and are removed.
+
+    Raises:
+        UserError: there are no examples, or an example id occurs twice.
+    """
+    if not any(shard.examples for shard in shards):
+        raise UserError('there are no examples to write; check the sources and the filters')
+    # There if a former attempt to seal was killed.
+    (partial / 'metadata.json').unlink(missing_ok=True)
+    write_dataset_info(partial, shards)
+    _check_unique(partial, merge_columns(partial, shards))
+    needless = sorted(partial.glob('shard-*'))
+    record = {
+        'format': _FORMAT,
+        'tasks': list(TASKS),
+        'examples': sum(shard.examples for shard in shards),
+        'tokens': sum(shard.tokens for shard in shards),
+        'fingerprint': hashlib.sha256('\n'.join(shard.fingerprint for shard in shards).encode()).hexdigest(),
+        'index': {f'{name}.npy': sha256_of(partial / f'{name}.npy') for name in COLUMNS},
+        'files': {path.name: path.stat().st_size for path in sorted({*partial.iterdir()} - {*needless})},
+        'metadata': metadata,
+    }
+    (partial / 'metadata.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
+    for path in needless:
+        path.unlink()
+    _replace(directory, partial)
     return ExampleStore.open(directory)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 class ExampleStore:
@@ -118,7 +137,7 @@ class ExampleStore:
         lengths: int32 [examples], tokens of each example.
         task_ids: int32 [examples], index in `TASKS`.
         target_starts: int32 [examples], index of the first target token.
-        fingerprint: SHA-256 of ids, tasks, tokens and target starts, in order.
+        fingerprint: SHA-256 of all fields of all examples, in order.
         metadata: what the writer gave.
     """
 
@@ -130,7 +149,6 @@ class ExampleStore:
         self.target_starts = index['target_starts']
         self.fingerprint: str = record['fingerprint']
         self.metadata: dict[str, Any] = record['metadata']
-        self._example_ids = index['example_ids']
 
     @classmethod
     def open(cls, directory: str | Path) -> 'ExampleStore':
@@ -142,10 +160,7 @@ class ExampleStore:
         """
         directory = Path(directory)
         record = _read_record(directory)
-        index = _read_index(directory)
-        counts = {record['examples'], *(len(column) for column in index.values())}
-        if len(counts) != 1:
-            raise _damaged(directory, 'index.npz does not belong to it')
+        index = {name: _read_column(directory, name, record) for name in COLUMNS}
         store = cls(directory, record, index)
         if len(store._records) != len(store):
             raise _damaged(directory, 'its records and its index differ in number')
@@ -154,11 +169,6 @@ class ExampleStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @functools.cached_property
-    def example_ids(self) -> np.ndarray:
-        """The ids as strings, [examples]."""
-        return np.char.decode(self._example_ids, 'utf-8')
-
     def read(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Returns the tokens (int32 [length]) of many examples at once, in the order asked for.
 
@@ -166,23 +176,29 @@ class ExampleStore:
             UserError: a record is damaged.
             IndexError: an index is not in [0, examples).
         """
+        tokens = self._parsed(indices, parse_tokens)
+        if any(len(ids) != self.lengths[index] for index, ids in zip(indices, tokens, strict=True)):
+            raise _damaged(self.directory, 'a record is not as long as its index says')
+        return tokens
+
+    def examples(self, indices: Sequence[int] | np.ndarray) -> list[TokenizedExample]:
+        """Returns whole examples, ids and evidence included; slower than `read`. Raises as `read`."""
+        return self._parsed(indices, parse_example)
+
+    def _parsed(self, indices: Sequence[int] | np.ndarray, parse: Callable[[bytes], _Parsed]) -> list[_Parsed]:
         keys = [int(index) for index in indices]
         if keys and not (min(keys) >= 0 and max(keys) < len(self)):
             raise IndexError(f'example indices must lie in [0, {len(self)})')
         try:
-            tokens = [_parse_tokens(record) for record in self._records.__getitems__(keys)]
+            return [parse(record) for record in self._records.__getitems__(keys)]
         except Exception as error:  # the reader and protobuf have no common type for bytes that do not fit
             raise _damaged(self.directory, f'a record cannot be read ({type(error).__name__})') from error
-        if any(len(ids) != self.lengths[key] for key, ids in zip(keys, tokens, strict=True)):
-            raise _damaged(self.directory, 'a record is not as long as its index says')
-        return tokens
 
     @functools.cached_property
     def _records(self) -> Any:
         """The data source of undecoded records, opened once in every process."""
         try:
-            builder = tfds.builder_from_directory(str(self.directory))
-            return builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+            return open_records(self.directory)
         except Exception as error:
             raise _damaged(self.directory, f'TFDS cannot open it ({type(error).__name__})') from error
 
@@ -190,83 +206,34 @@ class ExampleStore:
         return ExampleStore.open, (self.directory,)
 
 
-class _Index:
-    """Columns and fingerprint of the examples seen so far."""
-
-    def __init__(self) -> None:
-        self.lengths = array.array('i')
-        self.task_ids = array.array('i')
-        self.target_starts = array.array('i')
-        self.example_ids: dict[bytes, None] = {}
-        self.fingerprint = hashlib.sha256()
-
-    def add(self, example: TokenizedExample) -> None:
-        length = len(example.tokens)
-        if example.task not in TASKS or not 1 <= example.target_start < length:
-            raise ValueError(f'example {example.example_id!r} has an unknown task or no target token')
-        example_id = example.example_id.encode()
-        if example_id in self.example_ids:
-            raise UserError(f'the example id {example.example_id!r} occurs twice; ids must be unique in a store')
-        self.example_ids[example_id] = None
-        self.lengths.append(length)
-        self.task_ids.append(TASKS.index(example.task))
-        self.target_starts.append(example.target_start)
-        header = json.dumps([example.example_id, example.task, length, example.target_start])
-        self.fingerprint.update(header.encode())
-        self.fingerprint.update(example.tokens.astype('<i4').tobytes())
-
-    def columns(self) -> dict[str, np.ndarray]:
-        return {
-            'lengths': np.array(self.lengths, np.int32),
-            'task_ids': np.array(self.task_ids, np.int32),
-            'target_starts': np.array(self.target_starts, np.int32),
-            'example_ids': np.array(list(self.example_ids), np.bytes_),
-        }
+def _batched(examples: Iterator[TokenizedExample]) -> Iterator[Iterator[TokenizedExample]]:
+    """Yields the examples in runs of a shard, as iterators that must be used up one after the other."""
+    for first in examples:
+        yield itertools.chain([first], itertools.islice(examples, _EXAMPLES_PER_SHARD - 1))
 
 
-def _write_records(examples: Iterable[TokenizedExample], folder: Path, index: _Index) -> None:
-    """Streams the examples to a TFDS data set in `folder` and fills `index`.
+def _check_unique(partial: Path, hashes_file: Path) -> None:
+    """Raises UserError if an example id occurs twice; removes the hashes.
 
-    `SequentialWriter` and not `GeneratorBasedBuilder`: the latter holds up to a
-    gigabyte in memory, and beyond that needs TensorFlow for its temporary files.
+    The hashes are compared a share at a time, and only equal ones make the ids be read.
     """
-    features = tfds.features.FeaturesDict(
-        {
-            'example_id': tfds.features.Text(),
-            'task': tfds.features.Text(),
-            'target_start': tfds.features.Scalar(dtype=np.int32),
-            'tokens': tfds.features.Tensor(shape=(None,), dtype=np.int32),
-        }
-    )
-    identity = tfds.core.DatasetIdentity(
-        name=_NAME, version=tfds.core.Version('1.0.0'), data_dir=str(folder), module_name=__name__
-    )
-    info = tfds.core.DatasetInfo(
-        builder=identity, description='Tokenised examples.', features=features, disable_shuffling=True
-    )
-    writer = tfds.core.SequentialWriter(info, _EXAMPLES_PER_SHARD, file_format='array_record')
-    writer.initialize_splits([SPLIT])
-    remaining = iter(examples)
-    while batch := list(itertools.islice(remaining, _EXAMPLES_PER_WRITE)):
-        for example in batch:
-            index.add(example)
-        writer.add_examples({SPLIT: [_as_features(example) for example in batch]})
-    writer.close_all()
-
-
-def _parse_tokens(record: bytes) -> np.ndarray:
-    """Reads the one field that is not in the index; decoding all features through TFDS is several times slower."""
-    example = tf_example_pb2.Example.FromString(record)
-    return np.array(example.features.feature['tokens'].int64_list.value, np.int32)
-
-
-def _as_features(example: TokenizedExample) -> dict[str, Any]:
-    return {
-        'example_id': example.example_id,
-        'task': example.task,
-        'target_start': example.target_start,
-        'tokens': example.tokens.astype(np.int32, copy=False),
-    }
+    hashes = np.load(hashes_file, mmap_mode='r')
+    shares = -(-len(hashes) // _IDS_AT_ONCE)
+    records = functools.cache(open_records)
+    for share in range(shares):
+        pieces = range(0, len(hashes), _IDS_AT_ONCE)
+        mine = np.concatenate(
+            [begin + np.flatnonzero(hashes[begin : begin + _IDS_AT_ONCE] % shares == share) for begin in pieces]
+        )
+        order = mine[np.argsort(hashes[mine], kind='stable')]
+        same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        seen: set[str] = set()
+        for index in np.union1d(order[same], order[same + 1]):
+            example_id = parse_example(records(partial)[int(index)]).example_id
+            if example_id in seen:
+                raise UserError(f'the example id {example_id!r} occurs twice; ids must be unique in a store')
+            seen.add(example_id)
+    hashes_file.unlink()
 
 
 def _replace(directory: Path, partial: Path) -> None:
@@ -300,12 +267,13 @@ def _read_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def _read_index(directory: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(directory / 'index.npz') as index:
-            return {name: index[name] for name in ('lengths', 'task_ids', 'target_starts', 'example_ids')}
-    except Exception as error:  # zip, header and checksum errors have no common type
-        raise _damaged(directory, f'index.npz cannot be read ({type(error).__name__})') from None
+def _read_column(directory: Path, name: str, record: dict[str, Any]) -> np.ndarray:
+    """Maps a column of the index to memory after a check of its content."""
+    path = directory / f'{name}.npy'
+    if sha256_of(path) != record['index'].get(path.name):
+        raise _damaged(directory, f'{path.name} is not what was written')
+    # As a plain array: slices of np.memmap are slow.
+    return np.asarray(np.load(path, mmap_mode='r'))
 
 
 def _damaged(directory: Path, what: str) -> UserError:

@@ -5,7 +5,11 @@ plan's hash, on any number of processes, threads and workers.
 """
 
 import dataclasses
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -18,6 +22,9 @@ from ccl_jax.data.plan import Plan
 from ccl_jax.errors import UserError
 
 _INT_FIELDS = ('tokens', 'positions', 'segment_ids', 'task_ids')
+
+# Batches on the devices beside the one in use: one is copied while the step before it runs.
+_PLACED_AHEAD = 2
 
 
 def make_loader(
@@ -36,13 +43,14 @@ def make_loader(
     Args:
         sharding: of [B, T] arrays; every process must hold whole rows.
         start_step, end_step: the steps from start_step up to, not including, end_step (default: the plan's end).
-        threads: reading threads of each process, or of each worker; 0 reads in the caller's thread.
+        threads: reading threads of each process, or of each worker; 0 reads in the one that copies to the devices.
         prefetch: steps read ahead of the one in use, by each process or worker.
         workers: processes that read and assemble beside this one; 0 for none.
 
     Raises:
         UserError: the plan was made for other examples, the rows of a step do not
-            divide over the devices, or (when iterating) the store is damaged.
+            divide over the devices, or the main script is imported again by a worker; and
+            when iterating: the store is damaged or was replaced, or a worker was killed.
         ValueError: the steps lie outside the plan.
     """
     end_step = plan.steps if end_step is None else end_step
@@ -53,7 +61,10 @@ def make_loader(
             f'the plan is for {plan.examples} examples and the store in {store.directory} has {len(store)}; '
             'make the plan from this store'
         )
-    rows = {length: _local_rows(sharding, length, plan) for length in np.unique(plan.step_lengths).tolist()}
+    # Without this a script that lacks that line would make Grain wait forever for workers that have ended.
+    if workers and getattr(multiprocessing.current_process(), '_inheriting', False):
+        raise UserError('workers import the main script again; put what it runs under if __name__ == "__main__"')
+    rows = {length: _local_rows(sharding, length, plan) for length in plan.settings.buckets}
     # A generator runs only when asked for its first batch; checks above must not wait for that.
     return _batches(_StepSource(store, plan, rows, start_step, end_step), sharding, threads, prefetch, workers)
 
@@ -128,6 +139,18 @@ class _StepSource:
             self.plan.settings.normalization,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return _received_source, (self.store.fingerprint, fields)
+
+
+def _received_source(fingerprint: str, fields: tuple[Any, ...]) -> _StepSource:
+    """A worker opens the store by its path: what lies there must still be what was planned."""
+    source = _StepSource(*fields)
+    if source.store.fingerprint != fingerprint:
+        raise UserError(f'the example store in {source.store.directory} was replaced meanwhile; start the run again')
+    return source
+
 
 def _batches(
     source: _StepSource, sharding: Sharding, threads: int, prefetch: int, workers: int
@@ -140,17 +163,39 @@ def _batches(
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads) if threads else 0)
     dataset = grain.MapDataset.source(source).to_iter_dataset(options)
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    iterator = iter(dataset)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
+
+    def place(local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        row_length = local['tokens'].shape[1]
+        shape = source.plan.settings.rows_per_step(row_length), row_length
+        return {name: jax.make_array_from_process_local_data(sharding, array, shape) for name, array in local.items()}
+
+    placed = grain.experimental.ThreadPrefetchIterDataset(dataset.map(place), prefetch_buffer_size=_PLACED_AHEAD)
+    iterator = iter(placed)
     try:
-        for step, local in enumerate(iterator, start=source.start_step):
-            shape = source.plan.shape(step)
-            yield (
-                step,
-                {name: jax.make_array_from_process_local_data(sharding, array, shape) for name, array in local.items()},
-            )
+        yield from enumerate(iterator, start=source.start_step)
+    except RuntimeError as error:  # Grain has no type of its own for this
+        if 'terminated unexpectedly' not in str(error):
+            raise
+        raise UserError(
+            'a worker process of the loader was killed, perhaps for want of memory; lower data.workers or '
+            'data.prefetch, and start the run again: it goes on from its last checkpoint'
+        ) from error
     finally:
         iterator.close()
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker when the process that started it is gone, which could be killed before it says so."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _local_rows(sharding: Sharding, row_length: int, plan: Plan) -> np.ndarray:

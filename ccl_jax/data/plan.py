@@ -3,127 +3,84 @@
 A pure function of the examples' lengths, tasks and target starts and of the
 settings; hosts, devices and workers play no part. One rule for every task:
 
+- An epoch is drawn in windows, each a random sample of it of about `window` examples.
 - An example longer than half of the shortest bucket is a long one. It opens a row
   of the smallest bucket that holds it, and no other long one joins that row.
 - The others are short ones. In random order, each goes to the row with the smallest
   room that holds it (best fit), else it opens a row of the shortest bucket.
 - A row takes at most max_segments - 1 examples: its padding tail is a segment too.
-- A step holds rows of one bucket, as many as make about `tokens_per_step` positions.
-  Rows that fill no step of their bucket move to a longer one. Only the last step of an
-  epoch is padded with empty rows; the order of the others is random.
+- A step holds rows of one bucket, as many as make about `tokens_per_step` positions. The
+  examples of rows that fill no step of their bucket join those of the next window. In
+  the last window of an epoch such rows move to a longer bucket, and only the last step
+  of the epoch is padded with empty rows.
+- The order of a window's steps is random.
 
-Every epoch is packed anew. Random numbers come from (seed, epoch) alone.
+Every epoch is packed anew. Random numbers come from (seed, number of the window) alone.
+
+All windows are planned once, to know the steps, the constants N_t and the hash. What is
+kept of a window is where it begins and what it was handed, so that the rows of any step
+come from planning its window again: memory is the columns and a window or two.
 """
 
+import bisect
+import collections
 import dataclasses
 import hashlib
-import itertools
 import json
-import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from ccl_jax.data.buckets import choose_buckets
+from ccl_jax.data.packing import Steps, pack
+from ccl_jax.data.plan_report import Tally, report_of
+from ccl_jax.data.plan_settings import PlanSettings
+from ccl_jax.data.sampling import Columns, Sampler, sum_columns
 from ccl_jax.errors import UserError
 from ccl_jax.tasks import TASKS
 
 # Part of the hash: raised whenever the same inputs give another plan.
-_ALGORITHM = 1
+_ALGORITHM = 2
 
-# Row length at which causal attention costs as much as all else, for Llama 3.1 8B:
-# 2 x 7.5e9 multiplied weights a token over 2 x 32 layers x 4,096 a token and position.
-_ATTENTION_CROSSOVER = 57_000
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanSettings:
-    """What the plan depends on besides the examples.
-
-    Attributes:
-        buckets: row lengths T, ascending.
-        tokens_per_step: positions that a step should have, rows x T.
-        row_multiple: rows of a step are a multiple of it; devices that hold
-            rows x accumulation must divide it.
-        max_segments: segments of a row at most, the padding tail included.
-        epochs: passes over the examples; of a fraction, that share of the steps. Or
-        steps: number of steps, over as many epochs as they take.
-        mix: share of the target tokens that each task gets, in any unit. An
-            epoch then holds as many target tokens as the examples do: every
-            example of a task as often as its share asks, by whole copies and
-            a random rest. Empty: every example once per epoch.
-        normalization: `token`, every target token weighs 1; or `example`, every
-            example weighs 1.
-
-    Raises:
-        UserError: a setting is out of range.
-    """
-
-    buckets: tuple[int, ...]
-    tokens_per_step: int
-    row_multiple: int = 1
-    max_segments: int = 64
-    seed: int = 0
-    epochs: float | None = None
-    steps: int | None = None
-    mix: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    normalization: str = 'token'
-
-    def __post_init__(self) -> None:
-        # One form of the same settings, whatever the caller's types and order: they are part of the hash.
-        object.__setattr__(self, 'buckets', tuple(int(bucket) for bucket in self.buckets))
-        object.__setattr__(self, 'mix', {task: float(share) for task, share in sorted(self.mix.items())})
-        object.__setattr__(self, 'epochs', None if self.epochs is None else float(self.epochs))
-        if not self.buckets or self.buckets[0] < 2 or list(self.buckets) != sorted(set(self.buckets)):
-            raise UserError(f'buckets are {list(self.buckets)}; give ascending row lengths of at least 2')
-        for name, least in (('tokens_per_step', 1), ('row_multiple', 1), ('max_segments', 2), ('seed', 0)):
-            if getattr(self, name) < least:
-                raise UserError(f'{name} is {getattr(self, name)}; it must be at least {least}')
-        if (self.epochs is None) == (self.steps is None):
-            raise UserError('give the length of the plan as epochs or as steps, one of the two')
-        length = self.epochs if self.steps is None else self.steps
-        if length is None or not 0 < length < math.inf:
-            raise UserError(f'the plan is {length} long; epochs or steps must be above 0')
-        if self.normalization not in ('token', 'example'):
-            raise UserError(f'normalization is {self.normalization!r}; it must be token or example')
-        unknown = sorted(set(self.mix) - set(TASKS))
-        if unknown:
-            raise UserError(f'the mix names the unknown task {unknown[0]!r}; tasks are {", ".join(TASKS)}')
-        if self.mix and not (all(0 <= share < math.inf for share in self.mix.values()) and sum(self.mix.values()) > 0):
-            raise UserError('the shares of the mix must be 0 or more, and one of them above 0')
-
-    def rows_per_step(self, bucket: int) -> int:
-        """The multiple of `row_multiple`, at least one, nearest to tokens_per_step / bucket."""
-        return self.row_multiple * max(1, math.floor(self.tokens_per_step / (bucket * self.row_multiple) + 0.5))
+# Windows kept for the next calls of `Plan.rows`: threads that read ahead are in two at a time.
+_KEPT_WINDOWS = 2
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """Which examples make up the rows of every step.
 
     Attributes:
-        settings: what it was made with.
+        settings: what it was made with; the buckets are those that were chosen.
         examples: number of examples it was made for.
         step_lengths: int32 [steps], the row length T of each step.
-        step_rows: int64 [steps + 1]; step s has the rows step_rows[s] to step_rows[s + 1].
-        row_starts: int64 [rows + 1]; row r has the examples
-            example_indices[row_starts[r]:row_starts[r + 1]], none where it is empty.
-        example_indices: int32 [placed examples].
+        step_tokens: int64 [steps], tokens of each step without padding.
         task_constants: N_t by task, the mean total loss weight of task t per
             step; only tasks that occur.
         hash: SHA-256 over the inputs and the plan itself.
-        report: counts, as JSON; see `_report`.
+        report: counts, as JSON; see `plan_report.report_of`.
     """
 
-    settings: PlanSettings
-    examples: int
-    step_lengths: np.ndarray
-    step_rows: np.ndarray
-    row_starts: np.ndarray
-    example_indices: np.ndarray
-    task_constants: dict[str, float]
-    hash: str
-    report: dict[str, Any]
+    def __init__(
+        self,
+        settings: PlanSettings,
+        columns: Columns,
+        windows: '_Windows',
+        step_lengths: np.ndarray,
+        step_tokens: np.ndarray,
+        task_constants: dict[str, float],
+        hash: str,
+        report: dict[str, Any],
+    ):
+        self.settings = settings
+        self.examples = len(columns)
+        self.step_lengths = step_lengths
+        self.step_tokens = step_tokens
+        self.task_constants = task_constants
+        self.hash = hash
+        self.report = report
+        self._windows = windows
 
     @property
     def steps(self) -> int:
@@ -133,21 +90,29 @@ class Plan:
     def buckets(self) -> tuple[int, ...]:
         return self.settings.buckets
 
+    @property
+    def shapes(self) -> set[tuple[int, int]]:
+        """All that `shape` returns."""
+        return {(self.settings.rows_per_step(length), length) for length in np.unique(self.step_lengths).tolist()}
+
     def shape(self, step: int) -> tuple[int, int]:
         """(rows B, row length T) of a step."""
-        return int(self.step_rows[step + 1] - self.step_rows[step]), int(self.step_lengths[step])
+        row_length = int(self.step_lengths[step])
+        return self.settings.rows_per_step(row_length), row_length
 
     def rows(self, step: int) -> list[np.ndarray]:
-        """The example indices of every row of a step, in the order of their segments."""
-        bounds = self.row_starts[self.step_rows[step] : self.step_rows[step + 1] + 1]
-        return [self.example_indices[a:b] for a, b in itertools.pairwise(bounds)]
+        """The example indices of every row of a step, in the order of their segments; none where a row is empty.
+
+        Plans the window of the step, unless it is one of the last ones used. Threads may call it.
+        """
+        return self._windows.rows(range(self.steps)[step])
 
 
 def make_plan(lengths: np.ndarray, task_ids: np.ndarray, target_starts: np.ndarray, settings: PlanSettings) -> Plan:
     """Plans all steps.
 
     Args:
-        lengths: tokens of each example, [examples].
+        lengths: tokens of each example, [examples]; the columns may be memory maps.
         task_ids: index in `TASKS` of each example, [examples].
         target_starts: index of the first target token of each example, [examples].
 
@@ -156,244 +121,156 @@ def make_plan(lengths: np.ndarray, task_ids: np.ndarray, target_starts: np.ndarr
             bucket, or the mix does not fit the tasks of the examples.
         ValueError: an example has no target token.
     """
-    lengths, task_ids, target_starts = (np.asarray(a, np.int64) for a in (lengths, task_ids, target_starts))
-    targets = lengths - target_starts
-    _check(lengths, task_ids, targets, target_starts, settings)
-    epochs: list[_Epoch] = []
-    planned = 0
-    while planned < settings.steps if settings.steps is not None else len(epochs) < (settings.epochs or 0):
-        rng = np.random.default_rng([settings.seed, len(epochs)])
-        chosen = _choose_examples(task_ids, targets, settings.mix, rng)
-        epoch = _plan_epoch(lengths, chosen, settings, rng)
-        if settings.steps is not None:
-            epoch = epoch.first(settings.steps - planned)
-        elif settings.epochs is not None and settings.epochs - len(epochs) < 1:
-            epoch = epoch.first(max(1, round(len(epoch.step_lengths) * (settings.epochs - len(epochs)))))
-        epochs.append(epoch)
-        planned += len(epoch.step_lengths)
-    return _finish(lengths, task_ids, target_starts, settings, epochs)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Epoch:
-    """Steps in order: row length and number of rows of each, number of examples of each row, examples."""
-
-    step_lengths: np.ndarray
-    step_sizes: np.ndarray
-    row_sizes: np.ndarray
-    example_indices: np.ndarray
-
-    def first(self, steps: int) -> '_Epoch':
-        rows = self.step_sizes[:steps].sum()
-        placed = self.row_sizes[:rows].sum()
-        return _Epoch(
-            self.step_lengths[:steps], self.step_sizes[:steps], self.row_sizes[:rows], self.example_indices[:placed]
-        )
-
-
-def _check(
-    lengths: np.ndarray,
-    task_ids: np.ndarray,
-    targets: np.ndarray,
-    target_starts: np.ndarray,
-    settings: PlanSettings,
-) -> None:
-    if not len(lengths):
-        raise UserError('there are no examples to plan; check the sources and the filters')
-    if target_starts.min() < 1 or targets.min() < 1:
-        raise ValueError('target_start must be at least 1 and less than the length')
-    longest = settings.buckets[-1]
-    too_long = int((lengths > longest).sum())
-    if too_long:
-        raise UserError(
-            f'{too_long} of {len(lengths)} examples are longer than the longest bucket of {longest} tokens, the '
-            f'longest has {lengths.max()}; add a longer bucket, or truncate or window the documents'
-        )
-    present = [TASKS[task] for task in np.unique(task_ids)]
-    for task in present:
-        if settings.mix and task not in settings.mix:
-            raise UserError(f'the mix gives no share to the task {task!r}; add one (0 leaves its examples out)')
-    for task, share in settings.mix.items():
-        if share and task not in present:
-            raise UserError(f'the mix gives a share to the task {task!r}, of which there are no examples')
-
-
-def _choose_examples(
-    task_ids: np.ndarray, targets: np.ndarray, mix: Mapping[str, float], rng: np.random.Generator
-) -> np.ndarray:
-    """Returns the examples of one epoch: all of them, or as often as the mix asks."""
-    if not mix:
-        return np.arange(len(task_ids))
-    chosen = []
-    for task_id in np.unique(task_ids):
-        members = np.flatnonzero(task_ids == task_id)
-        share = mix[TASKS[task_id]] / sum(mix.values())
-        whole, rest = divmod(share * targets.sum(), targets[members].sum())
-        chosen += [members] * int(whole)
-        shuffled = rng.permutation(members)
-        sums = np.concatenate([[0], np.cumsum(targets[shuffled])])
-        chosen.append(shuffled[: np.abs(sums - rest).argmin()])
-    return np.concatenate(chosen)
-
-
-def _plan_epoch(lengths: np.ndarray, chosen: np.ndarray, settings: PlanSettings, rng: np.random.Generator) -> _Epoch:
-    """Packs the chosen examples into rows, and the rows into steps."""
-    chosen = rng.permutation(chosen)
-    is_long = 2 * lengths[chosen] > settings.buckets[0]
-    chosen = np.concatenate([chosen[is_long], chosen[~is_long]])
-    row_of, row_lengths = _fill_rows(lengths[chosen], int(is_long.sum()), settings)
-    step_lengths, step_sizes, rows = _form_steps(row_lengths, settings, rng)
-    # Examples sorted by row, then those groups in the order of the rows; row -1 is an empty one.
-    by_row = chosen[np.argsort(row_of, kind='stable')]
-    sizes = np.bincount(row_of, minlength=len(row_lengths) + 1)
-    row_sizes = sizes[rows]
-    offsets = (np.cumsum(sizes) - sizes)[rows] - (np.cumsum(row_sizes) - row_sizes)
-    return _Epoch(step_lengths, step_sizes, row_sizes, by_row[np.repeat(offsets, row_sizes) + np.arange(len(by_row))])
-
-
-def _fill_rows(lengths: np.ndarray, long_ones: int, settings: PlanSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row of each example and the bucket of each row; the first `long_ones` examples are the long ones."""
-    buckets = np.asarray(settings.buckets)
-    shortest = settings.buckets[0]
-    row_lengths = buckets[np.searchsorted(buckets, lengths[:long_ones])]
-    most = settings.max_segments - 1
-    # Open rows by room; bit i of `rooms` is set where a row with room i is open.
-    rows_by_room: list[list[int]] = [[] for _ in range(settings.buckets[-1] + 1)]
-    if most > 1:
-        for row, room in enumerate((row_lengths - lengths[:long_ones]).tolist()):
-            rows_by_room[room].append(row)
-    rooms = sum(1 << room for room, rows in enumerate(rows_by_room) if rows and room)
-    sizes = [1] * long_ones
-    row_of = list(range(long_ones))
-    for length in lengths[long_ones:].tolist():
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = rows_by_room[room].pop()
-            if not rows_by_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, row = shortest, len(sizes)
-            sizes.append(0)
-        row_of.append(row)
-        sizes[row] += 1
-        room -= length
-        if room and sizes[row] < most:
-            if not rows_by_room[room]:
-                rooms |= 1 << room
-            rows_by_room[room].append(row)
-    opened = np.full(len(sizes) - long_ones, shortest)
-    return np.array(row_of, np.int64), np.concatenate([row_lengths, opened])
-
-
-def _form_steps(
-    row_lengths: np.ndarray, settings: PlanSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns row length and number of rows of each step, and the rows in order (-1: an empty one).
-
-    Rows that are left over when their bucket's steps are full are taken longest
-    bucket first: a step of that bucket is filled up with rows of the next shorter ones.
-    """
-    steps: list[tuple[int, np.ndarray]] = []
-    left: list[np.ndarray] = []
-    for bucket in reversed(settings.buckets):
-        rows = rng.permutation(np.flatnonzero(row_lengths == bucket))
-        size = settings.rows_per_step(bucket)
-        full = len(rows) // size * size
-        steps += [(bucket, step) for step in rows[:full].reshape(-1, size)]
-        left.append(rows[full:])
-    rest = np.concatenate(left)
-    while len(rest):
-        bucket = int(row_lengths[rest[0]])
-        size = settings.rows_per_step(bucket)
-        steps.append((bucket, rest[:size]))
-        rest = rest[size:]
-    order = rng.permutation(len(steps))
-    last_bucket, last = steps[-1]
-    empty = settings.rows_per_step(last_bucket) - len(last)
-    if empty:
-        order = np.append(order[order != len(steps) - 1], len(steps) - 1)
-        steps[-1] = last_bucket, np.concatenate([last, np.full(empty, -1)])
-    return (
-        np.array([steps[i][0] for i in order]),
-        np.array([len(steps[i][1]) for i in order]),
-        np.concatenate([steps[i][1] for i in order]),
-    )
-
-
-def _finish(
-    lengths: np.ndarray,
-    task_ids: np.ndarray,
-    target_starts: np.ndarray,
-    settings: PlanSettings,
-    epochs: list[_Epoch],
-) -> Plan:
-    """Joins the epochs and adds constants, hash and report."""
-    row_sizes = np.concatenate([epoch.row_sizes for epoch in epochs])
-    step_sizes = np.concatenate([epoch.step_sizes for epoch in epochs])
-    step_lengths = np.concatenate([epoch.step_lengths for epoch in epochs]).astype(np.int32)
-    step_rows = np.concatenate([[0], np.cumsum(step_sizes)]).astype(np.int64)
-    row_starts = np.concatenate([[0], np.cumsum(row_sizes)]).astype(np.int64)
-    placed = np.concatenate([epoch.example_indices for epoch in epochs]).astype(np.int32)
-    targets = lengths - target_starts
-    weights = targets if settings.normalization == 'token' else np.ones_like(targets)
-    totals = np.bincount(task_ids[placed], weights[placed], minlength=len(TASKS))
-    described = json.dumps([_ALGORITHM, TASKS, dataclasses.asdict(settings)], sort_keys=True)
-    digest = hashlib.sha256(described.encode())
-    for array in (lengths, task_ids, target_starts, step_lengths, step_rows, row_starts, placed):
-        digest.update(str(array.shape).encode() + array.tobytes())
+    columns = Columns(*(np.asanyarray(column) for column in (lengths, task_ids, target_starts)))
+    longest = _check_examples(columns, settings)
+    totals = sum_columns(columns)
+    _check_mix([TASKS[task] for task in np.flatnonzero(totals['examples'])], settings)
+    sampler = Sampler(columns, totals, settings)
+    if not settings.buckets:
+        sample = sampler.examples(sampler.start.positions, sampler.advance(sampler.start, 0).positions)
+        whole = sampler.windows_per_epoch == 1
+        buckets = choose_buckets(columns.measure(sample, 'tokens'), longest, settings, whole)
+        settings = dataclasses.replace(settings, buckets=buckets, longest=0)
+    windows = _Windows(columns, sampler, settings)
+    digest = _digest_of_inputs(columns, settings)
+    tally = Tally(columns, settings)
+    for window in windows.plan():
+        tally.add(window)
+        for array in (window.step_lengths, window.row_sizes, window.example_indices):
+            digest.update(array.astype('<i8').tobytes())
+    tally.cut(windows.steps)
     return Plan(
         settings=settings,
-        examples=len(lengths),
-        step_lengths=step_lengths,
-        step_rows=step_rows,
-        row_starts=row_starts,
-        example_indices=placed,
-        task_constants={TASKS[task]: float(totals[task] / len(step_sizes)) for task in np.unique(task_ids[placed])},
+        columns=columns,
+        windows=windows,
+        step_lengths=tally.step_lengths,
+        step_tokens=tally.step_tokens,
+        task_constants=tally.task_constants(),
         hash=digest.hexdigest(),
-        report=_report(lengths, task_ids, targets, np.repeat(step_lengths, step_sizes), row_sizes, placed)
-        | {'epochs': len(epochs), 'steps': len(step_sizes), 'steps_per_bucket': _steps_per_bucket(step_lengths)},
+        report=report_of(tally, totals) | {'epochs': windows.epochs, 'windows': windows.count},
     )
 
 
-def _steps_per_bucket(step_lengths: np.ndarray) -> dict[str, int]:
-    buckets, counts = np.unique(step_lengths, return_counts=True)
-    return {str(bucket): int(count) for bucket, count in zip(buckets, counts, strict=True)}
+class _Windows:
+    """The windows of a plan, each planned when it is needed.
 
-
-def _report(
-    lengths: np.ndarray,
-    task_ids: np.ndarray,
-    targets: np.ndarray,
-    row_lengths: np.ndarray,
-    row_sizes: np.ndarray,
-    placed: np.ndarray,
-) -> dict[str, Any]:
-    """Counts of a plan, as JSON.
-
-    `fill` is real tokens over positions; `modelled_cost` is the FLOPs of the rows over
-    those of the examples alone, unpadded and unpacked (an 8B model, causal attention over
-    the whole row); `repeats` is how often an example of the task occurs on average.
+    Attributes:
+        steps, epochs, count: number of steps, of epochs begun and of windows; complete when `plan` has ended.
     """
-    tasks = np.unique(task_ids)
-    available = np.bincount(task_ids, minlength=len(TASKS))
-    examples = np.bincount(task_ids[placed], minlength=len(TASKS))
-    target_tokens = np.bincount(task_ids[placed], targets[placed], minlength=len(TASKS))
-    row_lengths = row_lengths.astype(np.int64)
 
-    def flops(segments: np.ndarray) -> float:
-        return float((segments * (1 + segments / _ATTENTION_CROSSOVER)).sum())
+    def __init__(self, columns: Columns, sampler: Sampler, settings: PlanSettings):
+        self.steps = 0
+        self.epochs = 0
+        self._columns = columns
+        self._sampler = sampler
+        self._settings = settings
+        # What a window needs to be planned: where its streams begin and end, and what it was handed.
+        self._positions = [sampler.start.positions]
+        self._carried = [np.empty(0, np.int32)]
+        self._first_steps = [0]
+        self._forget()
 
-    return {
-        'rows': len(row_sizes),
-        'empty_rows': int((row_sizes == 0).sum()),
-        'most_examples_per_row': int(row_sizes.max()),
-        'positions': int(row_lengths.sum()),
-        'tokens': int(lengths[placed].sum()),
-        'fill': float(lengths[placed].sum() / row_lengths.sum()),
-        'modelled_cost': flops(row_lengths) / flops(lengths[placed]),
-        'examples': {TASKS[t]: int(examples[t]) for t in tasks},
-        'repeats': {TASKS[t]: float(examples[t] / available[t]) for t in tasks},
-        'target_tokens': {TASKS[t]: int(target_tokens[t]) for t in tasks},
-        'mix': {TASKS[t]: float(target_tokens[t] / target_tokens.sum()) for t in tasks},
-    }
+    @property
+    def count(self) -> int:
+        return len(self._positions) - 1
+
+    def plan(self) -> Iterator[Steps]:
+        """Yields all windows. Those of an epoch of which only a part is in the plan are whole."""
+        draw = self._sampler.start
+        begun = 0  # the step at which the epoch begins
+        while True:
+            draw = self._sampler.advance(draw, self.count)
+            self._positions.append(draw.positions)
+            window = self._plan(self.count - 1)
+            self._carried.append(window.carried.astype(np.int32 if len(self._columns) < 2**31 else np.int64))
+            self._first_steps.append(self._first_steps[-1] + len(window.step_lengths))
+            self.epochs = -(-self.count // self._sampler.windows_per_epoch)
+            yield window
+            self.steps = self._first_steps[-1]
+            if self._settings.steps is not None:
+                if self.steps >= self._settings.steps:
+                    self.steps = self._settings.steps
+                    return
+            elif self.count % self._sampler.windows_per_epoch == 0:
+                rest = (self._settings.epochs or 0) - self.epochs
+                if rest < 0:
+                    self.steps = begun + max(1, round((1 + rest) * (self.steps - begun)))
+                if rest <= 0:
+                    return
+                begun = self.steps
+
+    def rows(self, step: int) -> list[np.ndarray]:
+        number = bisect.bisect_right(self._first_steps, step) - 1
+        # Threads that want the same window wait for the first of them.
+        with self._lock:
+            if number not in self._kept:
+                window = self._plan(number)
+                ends = np.cumsum(window.row_sizes)
+                rows = np.split(window.example_indices, ends[:-1])
+                self._kept[number] = rows, np.concatenate([[0], np.cumsum(window.step_sizes)])
+            self._kept.move_to_end(number)
+            if len(self._kept) > _KEPT_WINDOWS:
+                self._kept.popitem(last=False)
+            rows, step_rows = self._kept[number]
+        begin, end = step_rows[step - self._first_steps[number] :][:2]
+        return rows[begin:end]
+
+    def _plan(self, number: int) -> Steps:
+        drawn = self._sampler.examples(self._positions[number], self._positions[number + 1])
+        examples = np.concatenate([self._carried[number], drawn])
+        return pack(
+            examples,
+            self._columns.measure(examples, 'tokens'),
+            self._settings,
+            np.random.default_rng([self._settings.seed, number]),
+            last=(number + 1) % self._sampler.windows_per_epoch == 0,
+        )
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: collections.OrderedDict[int, tuple[list[np.ndarray], np.ndarray]] = collections.OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ('_lock', '_kept')}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+
+def _check_examples(columns: Columns, settings: PlanSettings) -> int:
+    """Returns the tokens of the longest example."""
+    longest = settings.longest_row
+    maximum = too_long = 0
+    for lengths, _, target_starts in columns.chunks():
+        if target_starts.min() < 1 or (target_starts >= lengths).any():
+            raise ValueError('target_start must be at least 1 and less than the length')
+        too_long += int((lengths > longest).sum())
+        maximum = max(maximum, int(lengths.max()))
+    if not maximum:
+        raise UserError('there are no examples to plan; check the sources and the filters')
+    if too_long:
+        raise UserError(
+            f'{too_long} of {len(columns)} examples are longer than the longest bucket of {longest} tokens, the '
+            f'longest has {maximum}; add a longer bucket, or truncate or window the documents'
+        )
+    return maximum
+
+
+def _check_mix(present: list[str], settings: PlanSettings) -> None:
+    for name, mix in (('mix', settings.mix), ('mix_end', settings.mix_end)):
+        for task in present:
+            if mix and task not in mix:
+                raise UserError(f'the {name} gives no share to the task {task!r}; add one (0 leaves its examples out)')
+        for task, share in mix.items():
+            if share and task not in present:
+                raise UserError(f'the {name} gives a share to the task {task!r}, of which there are no examples')
+
+
+def _digest_of_inputs(columns: Columns, settings: PlanSettings) -> Any:
+    described = json.dumps([_ALGORITHM, TASKS, len(columns), dataclasses.asdict(settings)], sort_keys=True)
+    digest = hashlib.sha256(described.encode())
+    for chunk in columns.chunks():
+        for column in chunk:
+            digest.update(column.astype('<i4').tobytes())
+    return digest

@@ -60,7 +60,7 @@ def code_notes(workdir: Path, notes: Sequence[Document]) -> tuple[list[dict[str,
         decoder,
         tokenizer,
         notes,
-        buckets=config.training.plan.buckets,
+        buckets=config.training.plan.prompt_lengths,
         max_new_tokens=config.eval.max_new_tokens,
         batch_rows=min(len(notes), config.eval.batch_rows),
     )

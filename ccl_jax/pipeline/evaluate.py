@@ -46,7 +46,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
         decoder,
         tokenizer,
         gold,
-        buckets=config.training.plan.buckets,
+        buckets=config.training.plan.prompt_lengths,
         max_new_tokens=settings.max_new_tokens,
         batch_rows=settings.batch_rows,
     )

@@ -160,7 +160,7 @@ def _own_model(config: Config) -> Generate:
         mesh,
         param_dtype=config.model.param_dtype,
         compute_dtype=config.model.compute_dtype,
-        buckets=config.training.plan.buckets,
+        buckets=config.training.plan.prompt_lengths,
         max_new_tokens=config.expansion.max_new_tokens,
         batch_rows=config.eval.batch_rows,
     )

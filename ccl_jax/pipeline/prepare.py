@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ccl_jax.config import Config, TrainingPart
-from ccl_jax.data.convert import make_examples
-from ccl_jax.data.examples import ExampleStore, write_examples
+from ccl_jax.data.build import build_store, is_built
+from ccl_jax.data.convert import CONVERSION, Converter, make_blocks
+from ccl_jax.data.examples import ExampleStore, sha256_of
 from ccl_jax.data.plan import Plan, make_plan
+from ccl_jax.data.tokenization import CHAT_DATE
 from ccl_jax.errors import UserError
 from ccl_jax.expansion.coverage import format_coverage
 from ccl_jax.icd.codes import ICD10CM
@@ -37,6 +38,8 @@ from ccl_jax.sources.report import RejectionLog
 from ccl_jax.tasks.settings import TaskSettings
 
 _REPORT = 'report.json'
+_SPANS = 'spans.jsonl'
+_TEXTS = 'texts.jsonl'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +63,32 @@ class Prepared:
         """Returns the documents of a split. Raises UserError if the source has none of that name."""
         if split not in self.splits:
             raise UserError(f'the source has no split "{split}"; set eval.split to one of {", ".join(self.splits)}')
-        return [document_from_json(record) for _, record in read_jsonl(documents_file(self.directory, split))]
+        return list(self.stream_documents(split))
 
     def spans(self) -> list[Span]:
-        return [span_from_json(record) for _, record in read_jsonl(self.directory / 'spans.jsonl')]
+        return list(self.stream_spans())
 
     def texts(self) -> list[tuple[str, str]]:
-        return [(record['text_id'], record['text']) for _, record in read_jsonl(self.directory / 'texts.jsonl')]
+        return list(self.stream_texts())
+
+    def stream_documents(self, split: str) -> Iterator[Document]:
+        return (document_from_json(record) for _, record in read_jsonl(documents_file(self.directory, split)))
+
+    def stream_spans(self) -> Iterator[Span]:
+        return (span_from_json(record) for _, record in read_jsonl(self.directory / _SPANS))
+
+    def stream_texts(self) -> Iterator[tuple[str, str]]:
+        return ((record['text_id'], record['text']) for _, record in read_jsonl(self.directory / _TEXTS))
+
+    def files_of(self, tasks: TaskSettings) -> list[Path]:
+        """Returns the files that hold what examples of `tasks` are made of."""
+        documents = documents_file(self.directory, 'train')
+        files = {
+            'document': [documents],
+            'span': [self.directory / _SPANS, *([documents] if tasks.span_shapes.get('in_context') else [])],
+            'lm': [self.directory / _TEXTS],
+        }
+        return sorted({file for name in tasks.names for file in files[name]})
 
 
 def prepare_corpus(config: Config, workdir: Path) -> Prepared:
@@ -101,10 +123,10 @@ def _write_corpus(config: Config, directory: Path) -> None:
             raise UserError(
                 'there are no spans for the span task; check expansion.tiers, or drop span from tasks.names'
             )
-        write_jsonl(directory / 'spans.jsonl', map(span_to_json, expansion.spans))
+        write_jsonl(directory / _SPANS, map(span_to_json, expansion.spans))
         wants_texts = config.base.enabled or 'lm' in config.tasks.names
         texts = write_jsonl(
-            directory / 'texts.jsonl',
+            directory / _TEXTS,
             (
                 {'text_id': text_id, 'text': text}
                 for text_id, text in _texts(corpus, splits['train'], config.base.texts if wants_texts else 0)
@@ -155,37 +177,41 @@ def prepare_examples(
     Raises:
         UserError: a document does not fit the longest bucket, or there are no examples.
     """
-    inputs = {
-        'tasks': json.loads(json.dumps(dataclasses.asdict(tasks))),
-        'longest': part.plan.buckets[-1],
-        'seed': seed,
-        'tokenizer': tokenizer_hash(tokenizer),
-    }
+    longest = part.plan.longest_row
 
     def write() -> None:
-        if (directory / 'metadata.json').exists() and ExampleStore.open(directory).metadata['inputs'] == inputs:
+        inputs = _inputs_of_examples(tasks, longest, seed, prepared, tokenizer)
+        if is_built(directory, inputs):
             return
         say(f'tokenising the examples of {", ".join(tasks.names)} ...')
-        counts: Counter[str] = Counter()
-        metadata: dict[str, Any] = {'inputs': inputs, 'counts': counts}
-        examples = make_examples(
-            tasks,
-            tokenizer,
-            part.plan.buckets[-1],
-            seed,
-            documents=prepared.documents('train'),
-            spans=prepared.spans(),
-            texts=prepared.texts(),
-            counts=counts,
+        converter = Converter.make(tasks, tokenizer, longest, seed, prepared.stream_documents('train'))
+        blocks = make_blocks(
+            tasks, prepared.stream_documents('train'), prepared.stream_spans(), prepared.stream_texts()
         )
-        # The counts are complete when the last example is written, and the metadata is written after that.
-        write_examples(examples, directory, metadata)
-        say(f'examples: {json.dumps(counts)}')
+        store = build_store(blocks, converter, directory, inputs, tasks.processes)
+        say(f'examples: {json.dumps(store.metadata["counts"])}')
 
     on_process_zero(write, directory / 'metadata.json')
     store = ExampleStore.open(directory)
     plan = make_plan(store.lengths, store.task_ids, store.target_starts, part.plan)
     return store, plan
+
+
+def _inputs_of_examples(
+    tasks: TaskSettings, longest: int, seed: int, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Returns all that the examples depend on: other inputs, other examples."""
+    settings = dataclasses.asdict(tasks)
+    del settings['processes']
+    return {
+        'conversion': CONVERSION,
+        'tasks': json.loads(json.dumps(settings)),
+        'longest': longest,
+        'seed': seed,
+        'records': {path.name: sha256_of(path) for path in prepared.files_of(tasks)},
+        'tokenizer': tokenizer_hash(tokenizer),
+        'chat_date': CHAT_DATE,
+    }
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -48,24 +48,28 @@ def train(config: Config, workdir: Path) -> Prepared:
     return prepared
 
 
-def prepare(config: Config, workdir: Path) -> None:
+def prepare(config: Config, workdir: Path) -> dict[str, tuple[ExampleStore, Plan]]:
     """`prepare`: everything before the first step: corpus, tokenizer, examples, plan.
 
-    Where the config makes its own base model, its examples are prepared too.
+    Returns examples and plan of the `training`, and before it those of the `base model`
+    where the config makes its own.
     """
     _check_model(config)
     claim_workdir(workdir, config)
     prepared = prepare_corpus(config, workdir)
+    runs = {}
     if config.base.enabled:
         _init_base(config, workdir, prepared)
-        say(_describe('base model', *_base_examples(config, workdir, prepared)))
+        runs['base model'] = _base_examples(config, workdir, prepared)
         tokenizer = load_tokenizer(_base_init(workdir))
     else:
         tokenizer = load_tokenizer(config.model.path)
-    store, plan = prepare_examples(
+    runs['training'] = prepare_examples(
         config.tasks, config.training, config.seed, prepared, tokenizer, workdir / 'data' / 'examples'
     )
-    say(_describe('training', store, plan))
+    for what, (store, plan) in runs.items():
+        say(_describe(what, store, plan))
+    return runs
 
 
 def initial_model(config: Config, workdir: Path) -> Path:
@@ -122,7 +126,7 @@ def _check_model(config: Config) -> None:
                 f'{config.model.path}: the tokenizer has {ids} ids and the model {architecture.vocab_size}; '
                 'use the tokenizer that belongs to the model'
             )
-    longest = config.training.plan.buckets[-1]
+    longest = config.training.plan.longest_row
     if longest > positions:
         raise UserError(
             f'the longest bucket of {longest} tokens exceeds the model of {positions} positions; shorten data.buckets'
@@ -154,7 +158,7 @@ def _base_init(workdir: Path) -> Path:
 
 def _base_examples(config: Config, workdir: Path, prepared: Prepared) -> tuple[ExampleStore, Plan]:
     tokenizer = load_tokenizer(_base_init(workdir))
-    tasks = TaskSettings(names=('lm',))
+    tasks = TaskSettings(names=('lm',), processes=config.tasks.processes)
     return prepare_examples(
         tasks, config.base_training, config.seed, prepared, tokenizer, workdir / 'base' / 'data' / 'examples'
     )
@@ -211,7 +215,7 @@ def _run_training(
     decoder = _load(config, model_folder, mesh)
     graphdef, params = nnx.split(decoder, nnx.Param)
     del decoder
-    run = Run.from_plan(plan, store.lengths)
+    run = Run.from_plan(plan)
     fit(
         graphdef,
         params,

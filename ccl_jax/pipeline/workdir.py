@@ -19,7 +19,7 @@ CONFIG_FILE = 'config.json'
 # Sections and keys that may differ between calls on one workdir: where a run is done,
 # how it is read and shown, how often it is saved, and what is evaluated.
 _FREE_SECTIONS = ('mesh', 'eval')
-_FREE_KEYS = ('threads', 'workers', 'prefetch', 'log_every', 'checkpoint_every', 'keep')
+_FREE_KEYS = ('threads', 'workers', 'processes', 'prefetch', 'log_every', 'checkpoint_every', 'keep')
 
 # What tells that a workdir holds more than prepared data.
 _TRAINED = ('base/init', 'checkpoints', 'metrics.jsonl')

@@ -7,7 +7,7 @@ from ccl_jax.errors import UserError
 from ccl_jax.tasks import TASKS
 from ccl_jax.tasks.prompts import FORMATS, SHAPES, UNEVIDENCED
 
-OVERLONG = ('truncate', 'refuse')
+OVERLONG = ('truncate', 'windows', 'refuse')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,12 @@ class TaskSettings:
         span_repeats: how many examples each span is in, grouped anew each time.
         context_characters: length of the unrelated text before an `in_context` list, at most.
         overlong: a document longer than the longest bucket is truncated (codes go
-            with their evidence, counted) or refused.
+            with their evidence, counted), cut into overlapping windows, see
+            `cut_into_windows`, or refused.
+        window_overlap: characters that a window repeats of the one before, at most,
+            in whole sentences; more where a piece of evidence would else be cut.
+        processes: that make the examples, beside the main one; 0 for none. The
+            examples do not depend on it.
     """
 
     names: tuple[str, ...] = ('document', 'span')
@@ -36,6 +41,8 @@ class TaskSettings:
     span_repeats: int = 1
     context_characters: int = 400
     overlong: str = 'truncate'
+    window_overlap: int = 400
+    processes: int = 0
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -53,5 +60,7 @@ class TaskSettings:
             raise UserError('span_shapes must hold shares of 0 or more, and one of them above 0')
         if self.span_repeats < 1 or self.context_characters < 1:
             raise UserError('span_repeats and context_characters must be at least 1')
+        if self.window_overlap < 0 or self.processes < 0:
+            raise UserError('window_overlap and processes must be at least 0')
         if len(self.spans_per_list) != 2 or not 1 <= self.spans_per_list[0] <= self.spans_per_list[1]:
             raise UserError(f'spans_per_list is {self.spans_per_list}; give the least (at least 1) and the most')

@@ -61,13 +61,11 @@ class Run:
     task_constants: Mapping[str, float]
 
     @classmethod
-    def from_plan(cls, plan: Plan, lengths: np.ndarray) -> 'Run':
-        """Args: lengths: tokens of each example that the plan was made for."""
-        tokens_before = np.concatenate([[0], np.cumsum(lengths[plan.example_indices], dtype=np.int64)])
+    def from_plan(cls, plan: Plan) -> 'Run':
         return cls(
             total_steps=plan.steps,
-            shapes=tuple(sorted({plan.shape(step) for step in range(plan.steps)})),
-            real_tokens=np.diff(tokens_before[plan.row_starts[plan.step_rows]]),
+            shapes=tuple(sorted(plan.shapes)),
+            real_tokens=plan.step_tokens,
             task_constants=plan.task_constants,
         )
 

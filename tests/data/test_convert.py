@@ -1,10 +1,12 @@
 """From records to examples: every span as often as asked, nothing over the longest bucket, nothing lost uncounted."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
 
-from ccl_jax.data.convert import make_examples
+from ccl_jax.data import convert
+from ccl_jax.data.convert import Converter, make_blocks, make_examples
 from ccl_jax.data.tokenization import train_tokenizer
 from ccl_jax.errors import UserError
 from ccl_jax.records import Annotation, Document, Evidence, Span
@@ -83,7 +85,12 @@ def test_a_long_document_is_cut_at_a_word_and_loses_the_codes_of_what_is_cut(tok
     assert 'word190' not in answer
     assert 'M10.9' not in answer
     assert 'R05.9' in answer, 'a code without evidence stays'
-    assert counts == {'documents': 2, 'documents_truncated': 1, 'codes_lost_by_truncation': 1}
+    assert counts == {
+        'documents': 2,
+        'documents_truncated': 1,
+        'codes_lost_by_cutting': 1,
+        'evidence_lost_by_cutting': 2,
+    }
     # It is the longest beginning: with the next word the example would be too long.
     longer = LONG.text[: len(' '.join(WORDS[: len(kept) + 1]))]
     assert len(tokenizer(longer)['input_ids']) + len(cut.tokens) - len(tokenizer(text)['input_ids']) > 200
@@ -127,3 +134,97 @@ def test_only_the_tasks_named_are_made(tokenizer):
             TaskSettings(names=(task,)), tokenizer, 512, 0, documents=[SHORT], spans=SPANS, texts=[('t', 'text')]
         )
         assert {example.task for example in made} == {task}
+
+
+def test_windows_fit_with_their_codes_and_hold_every_code_of_the_document(tokenizer):
+    counts: Counter[str] = Counter()
+    settings = TaskSettings(names=('document',), overlong='windows', window_overlap=40)
+    *windows, whole = make_examples(settings, tokenizer, 200, 0, documents=[LONG, SHORT], counts=counts)
+    assert len(windows) > 2
+    assert all(len(example.tokens) <= 200 for example in windows)
+    answers = [_text(tokenizer, example).partition('\n\n')[2] for example in windows]
+    assert [('R05.9' in answer) for answer in answers] == [True] + [False] * (len(answers) - 1)
+    assert sum('word3 -> I10' in answer for answer in answers) == 1
+    assert 'word195 -> M10.9' in answers[-1]
+    for example, answer in zip(windows, answers, strict=True):
+        begin, end = example.extent
+        assert example.example_id == f'document:long@{begin}'
+        assert example.doc_id == 'long'
+        assert _text(tokenizer, example).startswith(TEXT[begin:end] + '\n\n')
+        for part in example.evidence:
+            assert f'{TEXT[part.begin : part.end]} -> {part.code}' in answer
+        assert len(example.evidence) == answer.count('word')
+    assert (whole.example_id, whole.extent) == ('document:short', (0, len(SHORT.text)))
+    assert +counts == {'documents': 2, 'documents_in_windows': 1, 'windows': len(windows)}
+    hopeless = Document('many', 'a b', tuple(Annotation(f'A{i:02d}.0') for i in range(60)))
+    with pytest.raises(UserError, match='many does not fit'):
+        list(make_examples(settings, tokenizer, 100, 0, documents=[hopeless]))
+
+
+def test_codes_that_no_window_can_hold_are_counted(tokenizer):
+    apart = Evidence((*_evidence('word3').parts, *_evidence('word190').parts), 'word3 word190')
+    document = Document('apart', TEXT, (Annotation('I10', evidence=(apart,)), Annotation('R05.9')))
+    counts: Counter[str] = Counter()
+    settings = TaskSettings(names=('document',), overlong='windows')
+    examples = list(make_examples(settings, tokenizer, 200, 0, documents=[document], counts=counts))
+    assert not any('I10' in _text(tokenizer, example) for example in examples)
+    assert counts['codes_lost_by_cutting'] == counts['evidence_lost_by_cutting'] == 1
+    # Without evidence nothing says which window a code belongs to: there is one window, as if truncated.
+    bare = Document('bare', TEXT, (Annotation('R05.9'),))
+    counts.clear()
+    (example,) = make_examples(settings, tokenizer, 200, 0, documents=[bare], counts=counts)
+    (truncated,) = make_examples(TaskSettings(names=('document',)), tokenizer, 200, 0, documents=[bare])
+    assert example.tokens.tolist() == truncated.tokens.tolist()
+    assert +counts == {'documents': 1, 'documents_truncated': 1}
+
+
+def test_a_block_depends_on_itself_alone_and_spans_are_shuffled_within_theirs(tokenizer, monkeypatch):
+    monkeypatch.setattr(convert, '_RECORDS_PER_BLOCK', {'document': 1, 'span': 10, 'lm': 2})
+    settings = TaskSettings(names=TASKS, span_shapes={'list': 1.0}, spans_per_list=(2, 3))
+    texts = [(f't{i}', 'text') for i in range(3)]
+    blocks = list(make_blocks(settings, iter([SHORT, LONG]), iter(SPANS), iter(texts)))
+    assert [(block.task, block.number, len(block.records)) for block in blocks] == [
+        *(('document', i, 1) for i in range(2)),
+        *(('span', i, 10) for i in range(3)),
+        ('lm', 0, 2),
+        ('lm', 1, 1),
+    ]
+    converter = Converter.make(settings, tokenizer, 512, 0)
+    forward = [[e.example_id for e in converter.examples(block, Counter())] for block in blocks]
+    backward = [[e.example_id for e in converter.examples(block, Counter())] for block in blocks[::-1]]
+    assert forward == backward[::-1]
+    for number in range(3):
+        ids = [span_id for name in forward[2 + number] for span_id in name[len('span:list:') : -2].split('+')]
+        own = [span.span_id for span in SPANS[10 * number : 10 * number + 10]]
+        assert sorted(ids) == sorted(own)
+        assert ids != own
+    # Equal blocks at other places are shuffled otherwise.
+    again = dataclasses.replace(blocks[3], records=blocks[2].records)
+    assert [e.example_id for e in converter.examples(again, Counter())] != forward[2]
+
+
+def test_contexts_are_a_fair_sample(tokenizer, monkeypatch):
+    monkeypatch.setattr(convert, '_CONTEXT_DOCUMENTS', 3)
+    settings = TaskSettings(names=('span',), span_shapes={'in_context': 1.0})
+    documents = [dataclasses.replace(SHORT, doc_id=str(i)) for i in range(6)]
+    drawn: Counter[str] = Counter()
+    for seed in range(2000):
+        contexts = Converter.make(settings, tokenizer, 512, seed, iter(documents)).contexts
+        assert len({document.doc_id for document in contexts}) == 3
+        drawn.update(document.doc_id for document in contexts)
+    # 1,000 each are expected; the standard deviation is 22.
+    assert all(abs(count - 1000) < 5 * 22.4 for count in drawn.values())
+    with pytest.raises(UserError, match='needs documents'):
+        Converter.make(settings, tokenizer, 512, 0)
+
+    def unread():
+        raise AssertionError
+        yield
+
+    assert Converter.make(TaskSettings(), tokenizer, 512, 0, unread()).contexts == []
+
+
+@pytest.mark.parametrize('wrong', [{'window_overlap': -1}, {'processes': -1}, {'overlong': 'window'}])
+def test_settings_out_of_range(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        TaskSettings(**wrong)

@@ -1,9 +1,7 @@
-"""The loader: rows assembled token by token, resumption, workers, and two processes against one."""
+"""The loader: rows assembled token by token, resumption, and shares of the rows against the whole."""
 
+import dataclasses
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -139,6 +137,41 @@ def test_resuming_at_a_step_gives_the_batches_of_that_step(store, plan, sharding
     assert list(make_loader(store, plan, sharding, start_step=plan.steps)) == []
 
 
+class ShareOfRows:
+    """Stands for the sharding of one process: which devices it has and the rows they hold, every other block."""
+
+    def __init__(self, process, processes):
+        self.process, self.processes = process, processes
+
+    def addressable_devices_indices_map(self, shape):
+        blocks = np.arange(shape[0]).reshape(2, self.processes, -1)[:, self.process]
+        return {device: (slice(rows[0], rows[-1] + 1), slice(None)) for device, rows in enumerate(blocks)}
+
+
+@pytest.mark.parametrize('threads', [0, 2])
+def test_one_two_and_four_processes_hold_the_same_rows(store, monkeypatch, threads):
+    plan = make_plan(
+        store.lengths, store.task_ids, store.target_starts, dataclasses.replace(SETTINGS, row_multiple=8, epochs=1)
+    )
+    monkeypatch.setattr(jax, 'make_array_from_process_local_data', lambda _, array, shape: array)
+    # The run begins on one process, goes on on four, and ends on two.
+    first, second = plan.steps // 3, 2 * plan.steps // 3
+    for processes, start, end in ((1, 0, first), (4, first, second), (2, second, plan.steps)):
+        loaders = [
+            make_loader(store, plan, ShareOfRows(i, processes), start_step=start, end_step=end, threads=threads)
+            for i in range(processes)
+        ]
+        for expected_step, batches in zip(range(start, end), zip(*loaders, strict=True), strict=True):
+            steps, shares = zip(*batches, strict=True)
+            assert set(steps) == {expected_step}
+            whole = {}
+            for name in FIELDS:
+                # Share i has the blocks i and processes + i of 2 x processes.
+                halves = [np.split(share[name], 2) for share in shares]
+                whole[name] = np.concatenate([half[i] for i in range(2) for half in halves])
+            assert_same(whole, expected_batch(plan, expected_step))
+
+
 @pytest.mark.slow
 def test_worker_processes_change_nothing(store, plan, sharding):
     # All batches are kept, so that one that a worker's buffer is reused for would show.
@@ -167,81 +200,3 @@ def test_what_does_not_fit_is_refused_before_the_first_batch(store, plan, shardi
     for start, end in ((-1, None), (0, plan.steps + 1), (5, 4)):
         with pytest.raises(ValueError, match='do not lie in a plan'):
             make_loader(store, plan, sharding, start_step=start, end_step=end)
-
-
-def test_a_damaged_store_ends_the_iteration(tmp_path, plan, sharding):
-    store = write_examples(some_examples(), tmp_path / 'store', {})
-    (records,) = store.directory.glob('*array_record*')
-    records.write_bytes(b'\0' * records.stat().st_size)
-    with pytest.raises(UserError, match='damaged'):
-        next(make_loader(store, plan, sharding))
-
-
-PROCESS = """
-import os, sys
-import jax
-port, index, store_path, out = sys.argv[1:]
-jax.config.update('jax_platforms', 'cpu')
-jax.config.update('jax_num_cpu_devices', 2)
-jax.distributed.initialize(f'localhost:{port}', 2, int(index))
-import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from ccl_jax.data.examples import ExampleStore
-from ccl_jax.data.loader import make_loader
-from ccl_jax.data.plan import make_plan
-from ccl_jax.errors import UserError
-import test_loader
-store = ExampleStore.open(store_path)
-read = []
-inner = ExampleStore.read
-ExampleStore.read = lambda self, indices: read.append(len(indices)) or inner(self, indices)
-plan = make_plan(store.lengths, store.task_ids, store.target_starts, test_loader.SETTINGS)
-# A device of each process in each half of the rows: the rows of a process are not in one piece.
-a, b, c, d = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-mesh = jax.sharding.Mesh(np.array([[a, c], [b, d]]), ('replica', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
-arrays = {}
-for step, batch in make_loader(store, plan, NamedSharding(mesh, PartitionSpec(('replica', 'fsdp')))):
-    for name, array in batch.items():
-        for shard in array.addressable_shards:
-            arrays[f'{step}/{name}/{shard.index[0].start or 0}'] = np.asarray(shard.data)
-np.savez(out, hash=plan.hash, read=sum(read), **arrays)
-three = jax.sharding.Mesh(np.array([a, b, c]), 'fsdp', axis_types=(AxisType.Auto,))
-try:
-    make_loader(store, plan, NamedSharding(three, PartitionSpec('fsdp')))
-except UserError as error:
-    assert 'row_multiple' in str(error)
-else:
-    raise AssertionError('4 rows on 3 devices')
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_hold_the_rows_of_one(store, plan, tmp_path):
-    root = Path(__file__).parents[2]
-    port = str(20_000 + np.random.default_rng().integers(20_000))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', PROCESS, port, str(i), str(store.directory), str(tmp_path / f'{i}.npz')],
-            env={'PYTHONPATH': f'{root}:{root}/tests/data', 'PATH': '/usr/bin:/bin'},
-            stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()[-2000:]
-    read = 0
-    covered = set()
-    for i in range(2):
-        with np.load(tmp_path / f'{i}.npz') as shards:
-            assert shards['hash'] == plan.hash
-            read += int(shards['read'])
-            for key in set(shards) - {'hash', 'read'}:
-                step, name, begin = key.split('/')
-                expected = expected_batch(plan, int(step))[name][int(begin) :][: len(shards[key])]
-                np.testing.assert_array_equal(shards[key], expected, err_msg=key)
-                assert key not in covered
-                assert len(shards[key]) == plan.shape(int(step))[0] // 4
-                covered.add(key)
-    assert len(covered) == plan.steps * len(FIELDS) * 4
-    assert read == len(plan.example_indices)  # each process read its own rows and no others

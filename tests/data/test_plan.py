@@ -1,15 +1,18 @@
 """The batch plan: properties over random examples, hand-worked cases, and sums by brute force."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccl_jax.data import plan as plan_module
 from ccl_jax.data.plan import PlanSettings, make_plan
 from ccl_jax.errors import UserError
 from ccl_jax.tasks import TASKS
@@ -31,6 +34,7 @@ settings_of_plans = st.builds(
     seed=st.integers(0, 3),
     epochs=st.sampled_from([1, 2, 3]),
     normalization=st.sampled_from(['token', 'example']),
+    window=st.sampled_from([1, 7, 25, 1000]),
 )
 
 
@@ -50,6 +54,11 @@ def spans(*lengths):
 
 def rows_of(plan):
     return [(plan.shape(step), [row.tolist() for row in plan.rows(step)]) for step in range(plan.steps)]
+
+
+def placed(plan):
+    """All examples of the plan, as often as it holds them."""
+    return [int(i) for step in range(plan.steps) for row in plan.rows(step) for i in row]
 
 
 def same(a, b):
@@ -171,6 +180,7 @@ def test_hash_covers_all_that_determines_the_plan():
         *({**base, **change} for change in (
             {'seed': 1}, {'buckets': (8, 12)}, {'tokens_per_step': 48}, {'row_multiple': 3}, {'max_segments': 3},
             {'epochs': 2}, {'normalization': 'example'}, {'mix': {'document': 1, 'span': 1, 'lm': 1}},
+            {'window': 5}, {'mix_by': 'tokens'}, {'mix_end': {'document': 1, 'span': 1, 'lm': 1}},
         )),
     ]  # fmt: skip
     hashes = [plan_of(examples, **variant).hash for variant in variants]
@@ -188,7 +198,7 @@ def test_mix_repeats_and_thins_out_to_the_shares_of_target_tokens():
     examples = documents + one_span_each
     plan = plan_of(examples, mix={'document': 3, 'span': 1}, epochs=2)
     targets = {
-        task: sum(examples[i][0] - examples[i][2] for i in plan.example_indices if examples[i][1] == t)
+        task: sum(examples[i][0] - examples[i][2] for i in placed(plan) if examples[i][1] == t)
         for t, task in enumerate(('document', 'span'))
     }
     total = sum(targets.values())
@@ -196,7 +206,7 @@ def test_mix_repeats_and_thins_out_to_the_shares_of_target_tokens():
     assert targets['document'] / total == pytest.approx(0.75, abs=0.01)
     assert plan.report['mix'] == {task: n / total for task, n in targets.items()}
     one = plan_of(examples, mix={'document': 3, 'span': 1})
-    times = collections.Counter(one.example_indices.tolist())
+    times = collections.Counter(placed(one))
     for members in (range(40), range(40, 340)):
         counts = [times[i] for i in members]
         assert max(counts) - min(counts) <= 1
@@ -209,7 +219,7 @@ def test_mix_repeats_and_thins_out_to_the_shares_of_target_tokens():
 def test_a_mix_of_the_natural_shares_takes_every_example_once():
     examples = [(12, 0, 5)] * 3 + [(3, 1, 1)] * 7
     plan = plan_of(examples, mix={'document': 21, 'span': 14})
-    assert sorted(plan.example_indices) == list(range(10))
+    assert sorted(placed(plan)) == list(range(10))
 
 
 def test_report():
@@ -243,6 +253,115 @@ def test_examples_that_cannot_be_planned():
     assert plan_of([(5, 0, 1)], mix={'document': 1, 'lm': 0}).steps == 1
 
 
+def mixed_examples(documents=400, spans=2000, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        *((int(n), 0, int(n) - 3) for n in rng.integers(10, 48, documents)),
+        *((int(n), 1, int(n) - 1) for n in rng.integers(2, 8, spans)),
+    ]
+
+
+def test_windows_are_random_samples_and_leave_no_step_short():
+    examples = mixed_examples()
+    kwargs = {'buckets': BUCKETS, 'tokens_per_step': 96}
+    plan = plan_of(examples, window=300, **kwargs)
+    assert plan.report['windows'] == 8
+    assert plan.report['carried'] > 0
+    # Nothing is lost, nothing twice, and only the last step may be padded.
+    assert sorted(placed(plan)) == list(range(len(examples)))
+    rows = rows_of(plan)
+    assert all(row for _, rows_of_step in rows[:-1] for row in rows_of_step)
+    # The first half of the steps holds about half of either task.
+    first = [i for _, rows_of_step in rows[: plan.steps // 2] for row in rows_of_step for i in row]
+    assert sum(i < 400 for i in first) == pytest.approx(200, abs=40)
+    assert sum(i >= 400 for i in first) == pytest.approx(1000, abs=150)
+    # Small windows cost little: their leftovers are not padded.
+    assert plan.report['fill'] > plan_of(examples, **kwargs).report['fill'] - 0.03
+
+
+def test_any_step_comes_from_its_window_alone(monkeypatch):
+    examples = mixed_examples()
+    plan = plan_of(examples, buckets=BUCKETS, tokens_per_step=96, window=300, epochs=2)
+    in_order = rows_of(plan)
+    planned = []
+    inner = plan_module.pack
+    monkeypatch.setattr(plan_module, 'pack', lambda *args, **kwargs: planned.append(1) or inner(*args, **kwargs))
+    for step in np.random.default_rng(0).permutation(plan.steps).tolist():
+        before = len(planned)
+        fresh = pickle.loads(pickle.dumps(plan))
+        assert (fresh.shape(step), [row.tolist() for row in fresh.rows(step)]) == in_order[step]
+        assert len(planned) == before + 1
+    assert plan.rows(-1)[0].tolist() == in_order[-1][1][0]
+    with pytest.raises(IndexError):
+        plan.rows(plan.steps)
+
+
+def test_threads_get_the_rows_of_their_steps():
+    plan = plan_of(mixed_examples(), buckets=BUCKETS, tokens_per_step=96, window=100)
+    expected = rows_of(plan)
+    steps = np.random.default_rng(0).integers(0, plan.steps, 300).tolist()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for step, rows in zip(steps, pool.map(plan.rows, steps), strict=True):
+            assert [row.tolist() for row in rows] == expected[step][1]
+
+
+def test_columns_may_be_memory_maps_which_are_not_sent_along(tmp_path):
+    arrays = columns(mixed_examples(20_000, 100_000))
+    maps = []
+    for number, array in enumerate(arrays):
+        np.save(tmp_path / f'{number}.npy', array)
+        maps.append(np.load(tmp_path / f'{number}.npy', mmap_mode='r'))
+    settings = PlanSettings(BUCKETS, 4096, epochs=1, window=20_000)
+    plan = make_plan(*maps, settings)
+    assert plan.hash == make_plan(*arrays, settings).hash
+    sent = pickle.dumps(plan)
+    assert len(sent) < 100_000 < arrays[0].nbytes
+    there = pickle.loads(sent)
+    assert [row.tolist() for row in there.rows(3)] == [row.tolist() for row in plan.rows(3)]
+    # A part of a map is no file that can be opened by name: it goes as it is.
+    part = make_plan(*(column[1000:] for column in maps), settings)
+    assert [row.tolist() for row in pickle.loads(pickle.dumps(part)).rows(3)] == [r.tolist() for r in part.rows(3)]
+
+
+@pytest.mark.parametrize('window', [50, 1000])
+@pytest.mark.parametrize(('unit', 'measure'), [
+    ('target_tokens', lambda e: e[0] - e[2]), ('tokens', lambda e: e[0]), ('examples', lambda e: 1),
+])  # fmt: skip
+def test_mix_by_each_unit(unit, measure, window):
+    examples = mixed_examples(40, 300)
+    plan = plan_of(examples, buckets=BUCKETS, mix={'document': 3, 'span': 1}, mix_by=unit, window=window, epochs=3)
+    amounts = [0, 0]
+    for i in placed(plan):
+        amounts[examples[i][1]] += measure(examples[i])
+    assert sum(amounts) == pytest.approx(3 * sum(map(measure, examples)), rel=0.02)
+    assert amounts[0] / sum(amounts) == pytest.approx(0.75, abs=0.01)
+    assert plan.report['mix_by'][unit]['document'] == pytest.approx(amounts[0] / sum(amounts))
+    # Over all epochs, no example of a task is repeated more than once more than another.
+    times = collections.Counter(placed(plan))
+    for members in (range(40), range(40, 340)):
+        counts = [times[i] for i in members]
+        assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize('length', [{'epochs': 1}, {'epochs': 2.5}, {'epochs': None, 'steps': 900}])
+def test_the_mix_goes_in_a_straight_line(length):
+    examples = mixed_examples(400, 2000)
+    plan = plan_of(
+        examples, buckets=(16, 48), tokens_per_step=48, mix_by='tokens',
+        mix={'document': 1, 'span': 9}, mix_end={'document': 9, 'span': 1}, **length,
+    )  # fmt: skip
+    shares = []
+    for part in np.array_split(np.arange(plan.steps), 5):
+        tokens = collections.Counter()
+        for step in part.tolist():
+            for i in (i for row in plan.rows(step) for i in row):
+                tokens[examples[i][1]] += examples[i][0]
+        shares.append(tokens[0] / tokens.total())
+    # The middle of each fifth, on the line from 0.1 to 0.9.
+    assert shares == pytest.approx([0.18, 0.34, 0.5, 0.66, 0.82], abs=0.06)
+    assert [part['document'] for part in plan.report['mix_course']] == pytest.approx(shares)
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -261,6 +380,13 @@ def test_examples_that_cannot_be_planned():
         ({'mix': {'notes': 1}}, "unknown task 'notes'"),
         ({'mix': {'span': -1, 'lm': 2}}, 'shares'),
         ({'mix': {'span': 0}}, 'shares'),
+        ({'mix_by': 'words'}, 'mix_by'),
+        ({'mix_end': {'span': 1}}, 'mix is empty'),
+        ({'mix': {'span': 1}, 'mix_end': {'notes': 1}}, "mix_end names the unknown task 'notes'"),
+        ({'window': 0}, 'window'),
+        ({'longest': 8}, 'longest'),
+        ({'buckets': (), 'longest': 100}, 'no multiple of 128'),
+        ({'max_buckets': 0}, 'max_buckets'),
     ],
 )
 def test_settings_out_of_range(change, message):

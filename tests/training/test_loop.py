@@ -192,7 +192,7 @@ def test_run_of_a_plan():
     lengths = rng.integers(5, 30, 200)
     settings = PlanSettings(buckets=(32, 64), tokens_per_step=256, epochs=2)
     plan = make_plan(lengths, rng.integers(0, 2, 200), np.full(200, 3), settings)
-    run = Run.from_plan(plan, lengths)
+    run = Run.from_plan(plan)
     assert run.total_steps == plan.steps == len(run.real_tokens)
     for step in range(plan.steps):
         assert plan.shape(step) in run.shapes

@@ -1,0 +1,1 @@
+"""Studies: measurements that the README shows."""
