@@ -8,7 +8,8 @@
 DIR holds data/ and splits/. A document is a note; two fifths of the codes outside the training
 documents are held out.
 
-Hardware: one GPU of 80 GB or more. Not run on the licensed notes: tests read the published offsets into notes that we made.
+Hardware: one GPU of 80 GB or more. Not run on the licensed notes: tests read the published offsets into notes
+that we made.
 """
 
 from ccl_jax.config import default_config
