@@ -30,7 +30,7 @@ def get_config(variant=''):
     # Short lists of spans teach the model to copy; behind an unrelated text they look like the document task,
     # without which a model this small does not carry what spans teach over to documents.
     config.tasks.span_shapes = {'single': 0.05, 'list': 0.8, 'in_context': 0.15}
-    config.tasks.span_repeats = 10
+    config.tasks.span_repeats = 14
 
     config.base.data.buckets = (64, 128, 192)
     config.base.data.tokens_per_step = 2048

@@ -58,7 +58,10 @@ def expand_source(config: Config, out: Path | None) -> Expansion:
     # The finder of the silver tier looks at every code, and is stricter than the reader of the corpus.
     codiesp = dataclasses.replace(config.sources.codiesp, find_evidence='silver' not in config.expansion.tiers)
     corpus = open_corpus(dataclasses.replace(config.sources, codiesp=codiesp), release)
-    with tempfile.TemporaryDirectory(prefix='ccl_jax-') as folder:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    # Clinical text, even for a while, stays where the user wants it.
+    with tempfile.TemporaryDirectory(prefix='documents-', dir=out) as folder:
         seen = write_documents(corpus, Path(folder))
         splits = {n: StoredDocuments(documents_file(Path(folder), n), count) for n, count in seen.documents.items()}
         training = splits.pop('train', ())
