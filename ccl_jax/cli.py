@@ -22,19 +22,22 @@ VERBS = {
     'icd': 'show codes of ICD-10-CM, or find them by words',
     'expand': 'make short spans (evidence -> code) for the code space',
     'prepare': 'read the sources, make spans and examples, print the reports and the plan',
+    'plan': 'prepare what is missing, print the batch plan and draw it',
     'train': 'prepare what is missing, train (resuming by itself), evaluate',
     'eval': 'decode and score a split with the newest checkpoint',
     'code': 'code one or many notes: files, or standard input',
     'export': 'write the newest checkpoint as a Hugging Face folder',
+    'bench': 'measure: plan or loader',
 }
-_NEEDS_CONFIG = ('prepare', 'train')
+_NEEDS_CONFIG = ('prepare', 'plan', 'train')
+_NEEDS_NO_WORKDIR = ('icd', 'expand', 'bench')
 
 USAGE = """\
 usage: ccl-jax VERB [flags]
 
 {verbs}
 
-  --config FILE[:VARIANT]        experiment file (prepare, train)
+  --config FILE[:VARIANT]        experiment file (prepare, plan, train)
   --config.section.key=VALUE     changes one value of it
   --workdir DIR                  folder of the run
   --output DIR                   folder to write (export)
@@ -46,6 +49,8 @@ usage: ccl-jax VERB [flags]
   --finder, --generator NAME     instead of expansion.finder, expansion.generator (expand)
   --allow_remote                 let text leave this machine for the endpoint (expand, prepare, train)
   --sample N                     print N random spans of each tier (expand)
+  --codiesp DIR                  also plan CodiEsp v4 (bench plan)
+  --scale N                      also plan N simulated examples from disk (bench plan)
   --search "WORDS"               find codes by their terms (icd)
   --json                         print JSON (icd, code, eval, prepare --report_only)
 """
@@ -92,7 +97,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(_usage())
         return 0
     values, positional = _parse(verb, arguments)
-    if positional and verb not in ('code', 'icd'):
+    if positional and verb not in ('code', 'icd', 'bench'):
         raise UserError(f'unexpected argument "{positional[0]}"; flags begin with --')
     return globals()[f'_{verb}'](values, positional)
 
@@ -165,6 +170,14 @@ def _prepare(values: flags.FlagValues, _: list[str]) -> int:
     return 0
 
 
+def _plan(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.config import check_config
+    from ccl_jax.pipeline.plan import plan_run
+
+    print(plan_run(check_config(_allowing(values, values.config)), Path(values.workdir)))
+    return 0
+
+
 def _train(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
     from ccl_jax.pipeline.evaluate import evaluate_run
@@ -219,6 +232,20 @@ def _export(values: flags.FlagValues, _: list[str]) -> int:
     return 0
 
 
+def _bench(values: flags.FlagValues, what: list[str]) -> int:
+    if what == ['plan']:
+        from ccl_jax.studies.bench_plan import bench_plan
+
+        print(bench_plan(Path(values.codiesp) if values.codiesp else None, scale=values.scale))
+    elif what == ['loader']:
+        from ccl_jax.studies.bench_loader import bench_loader
+
+        print(bench_loader())
+    else:
+        raise UserError('name what to measure: "ccl-jax bench plan" or "ccl-jax bench loader"')
+    return 0
+
+
 def _usage() -> str:
     return USAGE.format(verbs='\n'.join(f'  {verb:<9}{what}' for verb, what in VERBS.items()))
 
@@ -239,6 +266,8 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('generator', None, 'who writes synthetic spans', flag_values=values)
     flags.DEFINE_bool('allow_remote', False, 'let text leave this machine', flag_values=values)
     flags.DEFINE_integer('sample', 0, 'spans of each tier to print', flag_values=values)
+    flags.DEFINE_string('codiesp', None, 'folder of CodiEsp v4', flag_values=values)
+    flags.DEFINE_integer('scale', 0, 'simulated examples to plan', flag_values=values)
     flags.DEFINE_string('search', None, 'words to find codes by', flag_values=values)
     _check_overrides(arguments)
     # Values of config keys are looked for in sys.argv by ml_collections.
@@ -257,7 +286,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
         # ml_collections hands out an object that fails on use where the file could not be loaded.
         name = config_flags.get_config_filename(values['config'])
         raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
-    if values.workdir is None and verb not in ('icd', 'expand') and not values.report_only:
+    if values.workdir is None and verb not in _NEEDS_NO_WORKDIR and not values.report_only:
         raise UserError('--workdir is missing; name the folder of the run')
     if verb in _NEEDS_CONFIG and config is None:
         raise UserError('--config is missing; name an experiment file such as configs/demo.py')

@@ -35,6 +35,8 @@ def assert_refused(done, *words: str) -> None:
         (['eval', '--workdir=nowhere'], ['nowhere']),
         (['code', '--workdir=nowhere', 'README.md'], ['nowhere']),
         (['export', '--workdir=nowhere'], ['--output']),
+        (['bench'], ['bench plan', 'bench loader']),
+        (['plan', '--workdir=w'], ['--config']),
     ],
     ids=lambda value: ' '.join(value)[-40:] if isinstance(value, list) else None,
 )
