@@ -39,7 +39,8 @@ def expand_release(config: Config, out: Path | None) -> Expansion:
     needs = {'document', 'silver'} & set(config.expansion.tiers)
     if needs:
         raise UserError(
-            f'spans of {" and ".join(sorted(needs))} come from documents; name a source by --config, or set --tiers=gold'
+            f'spans of {" and ".join(sorted(needs))} come from documents; name a source by --config, '
+            'or set --tiers=gold'
         )
     endpoint = _open_endpoint(config, out)
     return _write(_expand(config, open_release(config.release), None, (), (), endpoint), config, out)
