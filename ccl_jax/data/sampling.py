@@ -43,17 +43,17 @@ class Columns:
         """Yields lengths, task ids and target starts of a million examples at a time, int64."""
         for begin in range(0, len(self), _CHUNK):
             chunk = slice(begin, begin + _CHUNK)
-            yield [np.asarray(c[chunk], np.int64) for c in (self.lengths, self.task_ids, self.target_starts)]
+            yield [_read(column, chunk) for column in (self.lengths, self.task_ids, self.target_starts)]
 
     def tasks(self, examples: np.ndarray) -> np.ndarray:
-        return np.asarray(self.task_ids[examples], np.int64)
+        return _read(self.task_ids, examples)
 
     def measure(self, examples: np.ndarray, unit: str) -> np.ndarray:
         """Returns how much each of `examples` is, in one of `UNITS`; int64."""
         if unit == 'examples':
             return np.ones(len(examples), np.int64)
-        lengths = np.asarray(self.lengths[examples], np.int64)
-        return lengths if unit == 'tokens' else lengths - self.target_starts[examples]
+        lengths = _read(self.lengths, examples)
+        return lengths if unit == 'tokens' else lengths - _read(self.target_starts, examples)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: _reference(column) for name, column in vars(self).items()}
@@ -185,6 +185,20 @@ def _shares(settings: PlanSettings) -> np.ndarray:
     mixes = settings.mix, settings.mix_end or settings.mix
     shares = np.array([[mix.get(task, 0.0) for task in TASKS] for mix in mixes])
     return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def _read(column: np.ndarray, index: slice | np.ndarray) -> np.ndarray:
+    """Copies a part of a column as int64.
+
+    The pages of a memory map are given back at once: random examples touch them all, and as
+    long as they are mapped they count as memory of this process.
+    """
+    part = np.array(column[index], np.int64)
+    pages = getattr(column, '_mmap', None)
+    # Pages of a private map that were written to would be lost.
+    if pages is not None and not column.flags.writeable and hasattr(pages, 'madvise'):
+        pages.madvise(mmap.MADV_DONTNEED)
+    return part
 
 
 def _reference(column: np.ndarray) -> Any:

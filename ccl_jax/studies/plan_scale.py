@@ -65,20 +65,19 @@ def print_scale(folder: str) -> None:
 def write_columns(count: int, folder: Path) -> None:
     """Writes the columns of lognormal examples as .npy files, parts of a million at a time, documents first."""
     documents = count // (1 + SPANS_PER_DOCUMENT)
-    columns = [
-        np.lib.format.open_memmap(folder / f'{name}.npy', 'w+', dtype, (count,))
-        for name, dtype in zip(Examples._fields, (np.int32, np.int8, np.int32), strict=True)
-    ]
+    paths = [folder / f'{name}.npy' for name in Examples._fields]
+    for path, dtype in zip(paths, (np.int32, np.int8, np.int32), strict=True):
+        np.lib.format.open_memmap(path, 'w+', dtype, (count,))
     done = [0, documents]  # by task
     for seed in range(-(-count // _PART)):
         part = lognormal_examples(min(_PART, count - seed * _PART), seed)
+        # Mapped anew for every part, so that only its pages are in memory.
+        columns = [np.load(path, mmap_mode='r+') for path in paths]
         for task in (0, 1):
             own = np.flatnonzero(part.task_ids == task)
             for column, values in zip(columns, part, strict=True):
                 column[done[task] : done[task] + len(own)] = values[own][: count - done[task]]
             done[task] += len(own)
-    for column in columns:
-        column.flush()
 
 
 class _OwnMemory:
