@@ -15,7 +15,13 @@ def random_tree(seed):
     shapes = {
         'embedding': (9, 4),
         'final_norm': (4,),
-        'layers': {'attention_norm': (3, 4), 'query': (3, 4, 8), 'down': (3, 8, 4)},
+        'layers': {
+            'attention_norm': (3, 4),
+            'query_bias': (3, 8),
+            'query': (3, 4, 8),
+            'down': (3, 8, 4),
+            'adapters': {'down': {'a': (3, 8, 2), 'b': (3, 2, 4)}},
+        },
     }
     return jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
 
@@ -51,7 +57,13 @@ def test_adamw_decays_matrices_only(decay_embeddings):
     decays = {
         'embedding': 0.5 if decay_embeddings else 0.0,
         'final_norm': 0.0,
-        'layers': {'attention_norm': 0.0, 'query': 0.5, 'down': 0.5},
+        'layers': {
+            'attention_norm': 0.0,
+            'query_bias': 0.0,
+            'query': 0.5,
+            'down': 0.5,
+            'adapters': {'down': {'a': 0.5, 'b': 0.5}},
+        },
     }
     expected = jax.tree.map(lambda p, d, *g: adamw(p, g, 0.1, d), start, decays, *gradients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), result, expected)
@@ -61,20 +73,21 @@ def test_muon_turns_each_layer_s_matrix_into_a_nearly_orthogonal_step():
     """One step: the direction is U V^T of the layer's gradient; singular values are 1 up to the 5 iterations' error."""
     settings = OptimizerSettings(name='muon', learning_rate=0.1, adamw_learning_rate=0.3, weight_decay=0.5)
     start, gradients, result = run(settings, steps=1)
-    for name in ('query', 'down'):
+    layers = [tree['layers'] for tree in (start, gradients[0], result)]
+    matrices = [[tree[name] for tree in layers] for name in ('query', 'down')]
+    matrices += [[tree['adapters']['down'][factor] for tree in layers] for factor in ('a', 'b')]
+    for before, gradient, after in matrices:
         for layer in range(3):
-            before, gradient = start['layers'][name][layer], gradients[0]['layers'][name][layer]
-            step = -(np.asarray(result['layers'][name][layer]) - before) / 0.1 - 0.5 * before
-            u, _, vt = np.linalg.svd(gradient, full_matrices=False)
-            inner = u.T @ (step / (0.2 * np.sqrt(8))) @ vt.T
+            step = -(np.asarray(after[layer]) - before[layer]) / 0.1 - 0.5 * before[layer]
+            u, _, vt = np.linalg.svd(gradient[layer], full_matrices=False)
+            inner = u.T @ (step / (0.2 * np.sqrt(max(step.shape)))) @ vt.T
             assert np.abs(inner - np.diag(np.diag(inner))).max() < 1e-3
             assert (np.diag(inner) > 0.65).all()
             assert (np.diag(inner) < 1.25).all()
-    for name in ('embedding', 'final_norm'):
-        expected = adamw(start[name], [gradients[0][name]], 0.3, 0.0)
-        np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-6)
-    expected = adamw(start['layers']['attention_norm'], [gradients[0]['layers']['attention_norm']], 0.3, 0.0)
-    np.testing.assert_allclose(result['layers']['attention_norm'], expected, rtol=1e-4, atol=1e-6)
+    vectors = [[tree[name] for tree in (start, gradients[0], result)] for name in ('embedding', 'final_norm')]
+    vectors += [[tree[name] for tree in layers] for name in ('attention_norm', 'query_bias')]
+    for before, gradient, after in vectors:
+        np.testing.assert_allclose(after, adamw(before, [gradient], 0.3, 0.0), rtol=1e-4, atol=1e-6)
 
 
 def factors(**options):

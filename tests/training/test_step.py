@@ -25,7 +25,7 @@ def start(settings=SETTINGS, **options):
     graphdef, params = tiny_params(MESH)
     state = init_state(params, settings, MESH)
     options = {'coefficients': COEFFICIENTS, 'total_steps': 10, 'tile_tokens': 1000, **options}
-    return state, make_train_step(graphdef, state, settings, MESH, **options)
+    return state, make_train_step(graphdef, state, {}, settings, MESH, **options)
 
 
 def put(batch):
@@ -71,7 +71,7 @@ def test_loss_and_gradient_norm_equal_single_examples():
     state, train_step = start()
     loss, gradients = brute_force(state.params, batch)
     norm = np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g in jax.tree.leaves(gradients)))
-    _, metrics = train_step(state, put(batch))
+    _, metrics = train_step(state, {}, put(batch))
     np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-5)
     weights = [batch['loss_weights'][batch['task_ids'] == task].sum() for task in range(len(TASKS))]
@@ -84,7 +84,7 @@ def test_micro_batches_add_up():
     results = []
     for accumulation in (1, 2):
         state, train_step = start(accumulation=accumulation)
-        results.append(as_numpy(train_step(state, put(batch))[1]))
+        results.append(as_numpy(train_step(state, {}, put(batch))[1]))
     whole, accumulated = results
     assert accumulated.keys() == whole.keys()
     for name in whole:
@@ -97,7 +97,7 @@ def test_clipping_scales_the_gradient_to_the_norm():
     moments = []
     for settings in (SETTINGS, CLIPPED):
         state, train_step = start(settings)
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, {}, batch)
         moments.append(as_numpy(state.opt_state[0].mu))
         assert metrics['grad_norm'] > CLIPPED.clip_norm
     expected = jax.tree.map(lambda m: m * CLIPPED.clip_norm / metrics['grad_norm'], moments[0])
@@ -109,13 +109,13 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(settings):
     state, train_step = start(settings)
     good = random_batch(0, 4, 16)
     bad = {**good, 'loss_weights': np.where(good['loss_weights'] > 0, np.float32(np.inf), 0)}
-    state, _ = train_step(state, put(good))
+    state, _ = train_step(state, {}, put(good))
     before = as_numpy((state.params, state.opt_state))
-    state, metrics = train_step(state, put(bad))
+    state, metrics = train_step(state, {}, put(bad))
     assert not metrics['finite']
     assert metrics['skipped'] == 1
     jax.tree.map(np.testing.assert_array_equal, as_numpy((state.params, state.opt_state)), before)
-    state, metrics = train_step(state, put(good))
+    state, metrics = train_step(state, {}, put(good))
     assert metrics['finite']
     assert (int(state.step), int(state.skipped)) == (3, 1)
     # The schedule follows the run's step, skipped ones included.
@@ -125,8 +125,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(settings):
 def test_compiled_ahead_it_takes_what_the_loader_gives():
     state, train_step = start()
     abstract = abstract_state(state.params, SETTINGS, MESH)
-    compiled = train_step.lower(abstract, abstract_batch(4, 16, MESH)).compile()
-    new_state, _ = compiled(state, put(random_batch(0, 4, 16)))
+    compiled = train_step.lower(abstract, {}, abstract_batch(4, 16, MESH)).compile()
+    new_state, _ = compiled(state, {}, put(random_batch(0, 4, 16)))
     for got, expected in zip(jax.tree.leaves(new_state), jax.tree.leaves(abstract), strict=True):
         assert (got.shape, got.dtype, got.sharding) == (expected.shape, expected.dtype, expected.sharding)
     assert int(new_state.step) == 1
@@ -137,7 +137,7 @@ def test_training_learns_a_batch_by_heart():
     batch = put(random_batch(0, 4, 16))
     losses = []
     for _ in range(60):
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, {}, batch)
         losses.append(float(metrics['loss']))
     assert losses[-1] < 0.2 * losses[0]
     decoder = nnx.merge(nnx.split(Decoder(ARCHITECTURE, rngs=nnx.Rngs(0)), nnx.Param)[0], state.params)
