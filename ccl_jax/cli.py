@@ -1,6 +1,7 @@
 """The command line: `ccl-jax VERB --config configs/x.py[:variant] --workdir DIR --config.section.key=value`.
 
-Every mistake that a user can make ends in one sentence on standard error and exit code 2.
+Every mistake that a user can make ends in one sentence on standard error and exit code 2. A training that
+gets SIGTERM saves and ends with 143, and the same command goes on from there.
 """
 
 import json
@@ -211,8 +212,9 @@ def _eval(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
     from ccl_jax.pipeline.evaluate import evaluate_run
     from ccl_jax.pipeline.prepare import prepare_corpus
-    from ccl_jax.pipeline.workdir import claim_workdir, workdir_config
+    from ccl_jax.pipeline.workdir import claim_workdir, join_processes, workdir_config
 
+    join_processes()
     workdir = Path(values.workdir)
     config = workdir_config(workdir)
     if values.config is not None:
@@ -241,9 +243,11 @@ def _code(values: flags.FlagValues, paths: list[str]) -> int:
 
 def _export(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.pipeline.export import export_run
+    from ccl_jax.pipeline.workdir import join_processes
 
     if not values.output:
         raise UserError('--output is missing; name the folder to write')
+    join_processes()
     print(export_run(Path(values.workdir), Path(values.output), values.form))
     return 0
 

@@ -14,12 +14,12 @@ FEASIBILITY
 
 from ccl_jax.config import default_config
 
-# Devices that share a row, and micro-batches of a step; fsdp takes all other devices.
+# Devices that share a row (fsdp takes all others), micro-batches of a step, and what the backward pass computes again.
 VARIANTS = {
-    'gpu8': (1, 8),
-    'v5e_64': (1, 1),
-    'v5p_16': (1, 1),
-    'v6e_16': (1, 4),
+    'gpu8': (1, 8, 'full'),
+    'v5e_64': (1, 1, 'save_attention'),
+    'v5p_16': (1, 2, 'dots'),
+    'v6e_16': (1, 4, 'save_attention'),
 }
 
 
@@ -34,7 +34,6 @@ def get_config(variant='v5e_64'):
     config.model.path = 'Llama-3.1-8B-Instruct'
     config.model.param_dtype = 'float32'
     config.model.compute_dtype = 'bfloat16'
-    config.model.remat = 'full'
     config.data.buckets = (512, 1024, 2048, 4096, 8192)
     config.data.tokens_per_step = 524288
     config.data.row_multiple = 64
@@ -43,7 +42,7 @@ def get_config(variant='v5e_64'):
     config.optimizer.warmup_steps = 100
     config.optimizer.weight_decay = 0.1
     config.train.tile_tokens = 1024
-    config.mesh.tensor, config.train.accumulation = VARIANTS[variant]
+    config.mesh.tensor, config.train.accumulation, config.model.remat = VARIANTS[variant]
     config.eval.split = 'dev'
     config.eval.max_new_tokens = 1024
     return config

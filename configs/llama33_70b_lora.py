@@ -15,12 +15,12 @@ FEASIBILITY
 
 from ccl_jax.config import default_config
 
-# Devices that share a row, and micro-batches of a step; fsdp takes all other devices.
+# Devices that share a row (fsdp takes all others), micro-batches of a step, and what the backward pass computes again.
 VARIANTS = {
-    'gpu8': (1, 8),
-    'v5e_128': (2, 1),
-    'v5p_64': (1, 1),
-    'v6e_64': (1, 1),
+    'gpu8': (1, 8, 'full'),
+    'v5e_128': (2, 1, 'full'),
+    'v5p_64': (1, 1, 'save_attention'),
+    'v6e_64': (1, 1, 'full'),
 }
 
 
@@ -35,7 +35,6 @@ def get_config(variant='v5p_64'):
     config.model.path = 'Llama-3.3-70B-Instruct'
     config.model.param_dtype = 'bfloat16'
     config.model.compute_dtype = 'bfloat16'
-    config.model.remat = 'full'
     config.lora.rank = 16
     config.lora.alpha = 32.0
     config.data.buckets = (512, 1024, 2048, 4096, 8192)
@@ -45,7 +44,7 @@ def get_config(variant='v5p_64'):
     config.optimizer.learning_rate = 5e-5
     config.optimizer.warmup_steps = 100
     config.train.tile_tokens = 1024
-    config.mesh.tensor, config.train.accumulation = VARIANTS[variant]
+    config.mesh.tensor, config.train.accumulation, config.model.remat = VARIANTS[variant]
     config.eval.split = 'dev'
     config.eval.max_new_tokens = 1024
     return config

@@ -15,12 +15,12 @@ FEASIBILITY
 
 from ccl_jax.config import default_config
 
-# Devices that share a row, and micro-batches of a step; fsdp takes all other devices.
+# Devices that share a row (fsdp takes all others), micro-batches of a step, and what the backward pass computes again.
 VARIANTS = {
-    'gpu8': (1, 8),
-    'v5e_16': (1, 4),
-    'v5p_16': (1, 1),
-    'v6e_16': (1, 4),
+    'gpu8': (1, 8, 'full'),
+    'v5e_16': (1, 4, 'save_attention'),
+    'v5p_16': (1, 4, 'dots'),
+    'v6e_16': (1, 2, 'save_attention'),
 }
 
 
@@ -35,7 +35,6 @@ def get_config(variant='v5e_16'):
     config.model.path = 'Qwen2.5-7B-Instruct'
     config.model.param_dtype = 'bfloat16'
     config.model.compute_dtype = 'bfloat16'
-    config.model.remat = 'full'
     config.lora.rank = 16
     config.lora.alpha = 32.0
     config.data.buckets = (512, 1024, 2048, 4096, 8192)
@@ -45,7 +44,7 @@ def get_config(variant='v5e_16'):
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 100
     config.train.tile_tokens = 1024
-    config.mesh.tensor, config.train.accumulation = VARIANTS[variant]
+    config.mesh.tensor, config.train.accumulation, config.model.remat = VARIANTS[variant]
     config.eval.split = 'dev'
     config.eval.max_new_tokens = 1024
     return config

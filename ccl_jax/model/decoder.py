@@ -321,7 +321,8 @@ class Layer(nnx.Module):
         )
         if self.architecture.qk_norm:
             query, key = self._norm(query, self.query_norm), self._norm(key, self.key_norm)
-        return tuple(divided(x, self.mesh, 2) for x in (rotate(query, by), rotate(key, by), value))
+        query, key = rotate(query, by), rotate(key, by)
+        return divided(query, self.mesh, 2), divided(key, self.mesh, 2), divided(value, self.mesh, 2)
 
     def finish(self, x: jax.Array, attended: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """Adds the attention's result [B, T, N, H] and then the feed-forward block to x [B, T, D]."""

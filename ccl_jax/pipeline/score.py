@@ -65,8 +65,7 @@ def score(model: Path, texts: Sequence[Text], *, dtype: str = 'float32', tensor:
     """Yields what a model makes of each text, in their order.
 
     The tokenizer of the folder adds the special tokens that it always adds, and none else are added. Prompt and
-    target are tokenised together; the target's tokens are those after as many as the prompt alone has, and
-    spaces at the end of the prompt go to the target, as lm-evaluation-harness does.
+    target are tokenised each by itself and joined, as in training; the target gets no special tokens.
 
     Args:
         model: a Hugging Face folder with a tokenizer.
@@ -125,20 +124,17 @@ def _text(place: str, record: dict[str, Any]) -> Text:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: Text) -> _Encoded:
-    prompt, target = text.prompt or '', text.target
-    # A space is mostly part of the token after it, so the prompt's own tokens end before it.
-    stripped = prompt.rstrip()
-    tokens = _ids(tokenizer, prompt + target)
-    begin = 0 if text.prompt is None else len(_ids(tokenizer, stripped))
-    if begin >= len(tokens):
+    prompt = [] if text.prompt is None else _ids(tokenizer, text.prompt)
+    target = _ids(tokenizer, text.target, add_special_tokens=text.prompt is None)
+    if not target:
         what = 'text' if text.prompt is None else 'target'
-        raise UserError(f'{text.place}: the tokenizer gives the {what} no tokens of its own; give a longer {what}')
-    return _Encoded(text.place, tokens, begin)
+        raise UserError(f'{text.place}: the tokenizer gives the {what} no tokens; give a longer {what}')
+    return _Encoded(text.place, np.asarray(prompt + target, np.int32), len(prompt))
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> list[int]:
     # Not verbose: it would warn of lengths that the model may well take.
-    return np.asarray(tokenizer(text, verbose=False)['input_ids'], np.int32)
+    return list(tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)['input_ids'])
 
 
 def _report(text: _Encoded, result: Likelihood) -> dict[str, Any]:

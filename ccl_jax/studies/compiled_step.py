@@ -51,7 +51,7 @@ class Job:
     architecture: Architecture
     param_dtype: str
     compute_dtype: str
-    remat: Any
+    remat: str
     lora: LoraSettings
     optimizer: OptimizerSettings
     mesh: tuple[int, int, int]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ccl_jax.config import Config
 from ccl_jax.errors import UserError
-from ccl_jax.model.counts import lora_parameter_count
+from ccl_jax.model.counts import flops_per_token, lora_parameter_count
 from ccl_jax.studies.chips import Slice, parse_slice
 from ccl_jax.studies.compiled_step import Job, Step, compile_step
 from ccl_jax.studies.known_models import known_architecture
@@ -20,8 +20,6 @@ from ccl_jax.studies.roofline import Roofline, roofline
 
 _GIB = 2**30
 _SECONDS_PER_DAY = 86400
-# How much of the forward pass the backward pass computes again, by the name of the rematerialisation.
-_RECOMPUTED = {'none': 0.0, 'dots': 0.0, 'save_attention': 1.0, 'full': 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +116,26 @@ def estimate(job: Job, slice_: Slice | None) -> Estimate:
             job.length,
             backward='lora' if job.lora.enabled else 'full',
             lora_parameters=lora,
-            recomputed=_RECOMPUTED[job.remat],
+            recomputed=recomputed_flops(job, step, lora),
             traffic=step.traffic,
             collectives=step.collectives,
             places=step.places,
             slice_=slice_,
         )
     return Estimate(job, step, slice_, bounds)
+
+
+def recomputed_flops(job: Job, step: Step, lora_parameters: int) -> float:
+    """Returns the FLOPs a token that the backward pass spends on computing again what it did not keep; see `REMAT`."""
+    architecture = job.architecture
+    head = 2 * architecture.hidden_size * architecture.vocab_size
+    tokens = job.rows * job.length // (job.accumulation * step.mesh['replica'] * step.mesh['fsdp'])
+    again = float(head) if tokens > job.tile_tokens else 0.0
+    if job.remat in ('save_attention', 'full'):
+        # A text of one token has next to no attention.
+        length = job.length if job.remat == 'full' else 1
+        again += flops_per_token(architecture, length, lora_parameters=lora_parameters) - head
+    return again
 
 
 def report(estimates: Sequence[Estimate], epoch_tokens: float) -> str:

@@ -74,17 +74,16 @@ def roofline(
 
     Args:
         backward, lora_parameters: see `flops_per_token`.
-        recomputed: how much of the forward pass is computed again in the backward pass, 0 to 1.
+        recomputed: FLOPs a token that the backward pass spends on computing again what it did not keep.
         traffic: bytes of large memory that a chip moves.
         collectives: of a chip.
         places: of the devices, in the order of the mesh.
     """
     tokens = rows * length
     model = tokens * flops_per_token(architecture, length, backward=backward, lora_parameters=lora_parameters)
-    forward = tokens * flops_per_token(architecture, length, lora_parameters=lora_parameters)
     times = [collective_seconds(collective, places, slice_) for collective in collectives]
     return Roofline(
-        compute=(model + recomputed * forward) / len(places) / slice_.chip.flops,
+        compute=(model + recomputed * tokens) / len(places) / slice_.chip.flops,
         hbm=traffic / slice_.chip.hbm_bandwidth,
         ici=math.fsum(ici for ici, _ in times),
         network=math.fsum(network for _, network in times),

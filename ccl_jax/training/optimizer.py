@@ -4,6 +4,7 @@ Parameters are told apart by their path: embeddings, hidden matrices (in the lay
 stacked on a leading axis; the factors of adapters are matrices too), and vectors (norms, biases).
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -16,10 +17,12 @@ import optax.contrib
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.errors import UserError
-from ccl_jax.training.mesh import AXES, path_name
+from ccl_jax.model.sharding import axes_of
+from ccl_jax.training.mesh import path_name
 from ccl_jax.training.settings import OptimizerSettings
 
 _ADAMW_UPDATE_RMS = 0.2
+_MUON_MOMENTUM = 0.95
 
 
 class WithMasters(NamedTuple):
@@ -57,11 +60,8 @@ def make_optimizer(settings: OptimizerSettings, mesh: Mesh | None = None) -> opt
     def muon() -> optax.GradientTransformation:
         matrices = ending(
             settings.learning_rate,
-            _with_whole_matrices(
-                optax.contrib.scale_by_muon(weight_dimension_numbers=lambda updates: _map_names(_matrix_axes, updates)),
-                mesh,
-            ),
-            optax.stateless(lambda updates, _: _map_names(_scale_to_adamw, updates)),
+            optax.trace(_MUON_MOMENTUM, nesterov=True),
+            optax.stateless(lambda updates, _: _map_names(lambda name, u: _orthogonal(name, u, mesh), updates)),
         )
         return optax.partition(
             {'muon': matrices, 'adamw': adamw(settings.adamw_learning_rate or settings.learning_rate)},
@@ -160,37 +160,40 @@ def _rate_factor(name: str, settings: OptimizerSettings) -> float:
     return next((factor for pattern, factor in settings.rate_factors if re.search(pattern, name)), 1.0)
 
 
-def _matrix_axes(name: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers:
-    """Each layer's matrix is orthogonalised by itself: the leading axis is not named here."""
-    return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+def _orthogonal(name: str, update: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Returns each layer's [m, n] made nearly orthogonal, times what gives it AdamW's root mean square.
 
-
-def _scale_to_adamw(name: str, update: jax.Array) -> jax.Array:
-    """An orthogonal [m, n] has root mean square 1 / sqrt(max(m, n)); arXiv 2502.16982, section 2.2."""
-    return update * (_ADAMW_UPDATE_RMS * math.sqrt(max(update.shape[1:])))
-
-
-def _with_whole_matrices(muon: optax.GradientTransformation, mesh: Mesh | None) -> optax.GradientTransformation:
-    """Gives each device whole layers to orthogonalise, where layers divide over axes of the mesh.
-
-    A product of divided matrices would send every iteration's over the network; so each matrix is sent
-    once there and once back.
+    An orthogonal one has the root mean square 1 / sqrt(max(m, n)); arXiv 2502.16982, section 2.2.
     """
-    if mesh is None or mesh.size == 1:
-        return muon
+    muon = optax.contrib.scale_by_muon(
+        beta=0.0,
+        nesterov=False,
+        weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2),
+    )
+    layers, *shape = update.shape
+    whole, back = (update, lambda x: x) if mesh is None else _whole_matrices(name, update, mesh)
+    # Without momentum, its state of before does not matter.
+    orthogonal, _ = muon.update(whole, muon.init(whole))
+    return back(orthogonal)[:layers] * (_ADAMW_UPDATE_RMS * math.sqrt(max(shape)))
 
-    def by_layers(leaf: jax.Array) -> jax.Array:
-        axes: tuple[str, ...] = ()
-        for axis in AXES:
-            if leaf.shape[0] % math.prod(mesh.shape[a] for a in (*axes, axis)) == 0:
-                axes = (*axes, axis)
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(axes)))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params  # Muon does not look at them.
-        return muon.update(jax.tree.map(by_layers, updates), state)
+def _whole_matrices(name: str, update: jax.Array, mesh: Mesh) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Divides [L, m, n] by layers instead of by m and n, and returns it with the way back.
 
-    return optax.GradientTransformation(muon.init, update)
+    So a matrix is sent once there and once back, where else every product of the iterations would be. Layers
+    of zeros fill it up. One axis moves at a time: XLA takes more at once as a reason to gather all layers.
+    """
+    axes = axes_of(name, update.shape, mesh)
+    moved = [axis for axis in axes if axis is not None and mesh.shape[axis] > 1]
+    stages = [
+        (tuple(moved[:count]), *(None if axis in moved[:count] else axis for axis in axes[1:]))
+        for count in range(len(moved) + 1)
+    ]
+    shardings = [NamedSharding(mesh, PartitionSpec(*stage)) for stage in stages]
+    missing = -len(update) % math.prod(mesh.shape[axis] for axis in moved)
+    update = jnp.pad(update, ((0, missing), (0, 0), (0, 0)))
+    move = functools.partial(functools.reduce, jax.lax.with_sharding_constraint)
+    return move(shardings, update), lambda x: move(shardings[::-1], x)
 
 
 def _map_names(function: Callable[[str, Any], Any], tree: Any) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -64,22 +65,23 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(miniature, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(miniature, tmp_path):
+def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(tmp_path):
     workdir = tmp_path / 'w'
-    # Little is read ahead, so that the worker is still needed.
-    flags = ['--config.data.workers=1', '--config.data.prefetch=1', '--config.train.checkpoint_every=1']
+    # Little is read ahead of many steps, so that the worker is still needed.
+    steps = ['--config.data.steps=60']
+    flags = [*steps, '--config.data.workers=1', '--config.data.prefetch=1', '--config.train.checkpoint_every=5']
     with running(workdir, *flags) as process:
         for worker in _workers(process.pid):
             os.kill(worker, signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
-    last = errors.strip().splitlines()[-1]
-    if process.returncode == 0:
-        pytest.skip('the run was over before its worker was killed')
     assert process.returncode == 2, errors
-    assert last.startswith('ccl-jax: a worker process of the loader was killed')
+    assert errors.strip().splitlines()[-1].startswith('ccl-jax: a worker process of the loader was killed')
     done = ccl_jax_process(*MINIATURE, *flags, f'--workdir={workdir}')
     assert done.returncode == 0, done.stderr
-    assert _losses(workdir) == _losses(miniature)
+    done = ccl_jax_process(*MINIATURE, *steps, f'--workdir={tmp_path / "whole"}')
+    assert done.returncode == 0, done.stderr
+    assert len(_losses(workdir)) == 60
+    assert _losses(workdir) == _losses(tmp_path / 'whole')
 
 
 def _workers(pid):
@@ -90,6 +92,33 @@ def _workers(pid):
         for child in children
         if 'spawn_main' in Path(f'/proc/{child}/cmdline').read_text().replace('\0', ' ')
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_losses(miniature, tmp_path):
+    """Joined by the variables of the environment, as on a cluster that jax does not know."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        cluster = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free.getsockname()[1]}', 'JAX_NUM_PROCESSES': '2'}
+    workdir = tmp_path / 'w'
+    arguments = command(*MINIATURE, '--config.eval.loss_every=5', f'--workdir={workdir}')
+    processes = [
+        subprocess.Popen(
+            arguments, cwd=ROOT, env=environment(**cluster, JAX_PROCESS_ID=rank), stdout=-1, stderr=-1, text=True
+        )
+        for rank in '01'
+    ]
+    try:
+        deadline = time.monotonic() + 500
+        results = [process.communicate(timeout=max(1, deadline - time.monotonic())) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, results, strict=True):
+        assert process.returncode == 0, errors
+    assert 'process  host' in results[0][1]
+    assert _losses(workdir) == pytest.approx(_losses(miniature), rel=1e-5)
+    assert (workdir / 'eval' / 'test' / 'metrics.json').exists()
 
 
 @pytest.mark.slow

@@ -73,9 +73,10 @@ def scored(model, texts):
 def ids_of(model, record) -> tuple[list[int], int]:
     """Token ids of a record, and how many are the prompt's."""
     tokenizer = load_tokenizer(model)
-    prompt = record.get('prompt')
-    whole = tokenizer((prompt or '') + record.get('target', record.get('text', '')))['input_ids']
-    return whole, 0 if prompt is None else len(tokenizer(prompt.rstrip())['input_ids'])
+    if 'text' in record:
+        return tokenizer(record['text'])['input_ids'], 0
+    prompt = tokenizer(record['prompt'])['input_ids']
+    return prompt + tokenizer(record['target'], add_special_tokens=False)['input_ids'], len(prompt)
 
 
 def torch_logits(model, ids) -> np.ndarray:
@@ -119,9 +120,8 @@ def test_only_whole_texts_have_a_token_without_probability(scored):
     assert len(scored[2]['token_logprobs']) == 2
 
 
-def test_a_space_before_the_target_is_the_targets(model, scored):
-    """' type' is one token, which the prompt's own last space must not take away."""
-    assert len(scored[1]['token_logprobs']) == len(load_tokenizer(model)(' type 2 diabetes')['input_ids']) - 1
+def test_a_target_is_tokenised_by_itself(model, scored):
+    assert len(scored[1]['token_logprobs']) == len(load_tokenizer(model)('type 2 diabetes')['input_ids']) - 1
 
 
 def test_prompt_and_target_add_up_to_the_text(model):

@@ -44,9 +44,8 @@ except UserError as error:
 @pytest.fixture
 def other(tmp_path):
     """Another process that works in the workdir."""
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLDS, str(tmp_path / 'w')], env=environment(), stdout=-1, text=True
-    )
+    command = [sys.executable, '-c', HOLDS, str(tmp_path / 'w')]
+    process = subprocess.Popen(command, env=environment(), stdout=-1, text=True)
     assert process.stdout.readline() == 'locked\n'
     yield process
     process.kill()

@@ -128,7 +128,7 @@ def test_compute_of_a_step_by_hand():
         64,
         backward='full',
         lora_parameters=0,
-        recomputed=1.0,
+        recomputed=1000.0,
         traffic=819 * 10**9,
         collectives=[],
         places=places((2, 2)),
@@ -138,10 +138,28 @@ def test_compute_of_a_step_by_hand():
     attention = 3 * 2 * 32 * (64 + 1) / 2
     forward = 2 * (3 * layer + 32 * 64 + attention) * 8 * 64
     assert bounds.model_flops == pytest.approx(3 * forward)
-    assert bounds.compute == pytest.approx(4 * forward / 4 / 197e12)
+    assert bounds.compute == pytest.approx((3 * forward + 1000 * 8 * 64) / 4 / 197e12)
     assert bounds.hbm == pytest.approx(1.0)
     assert (bounds.limit, bounds.at_least) == ('hbm', bounds.hbm)
     assert bounds.at_most == pytest.approx(bounds.compute + 1.0)
+
+
+def test_what_is_computed_again():
+    step = compiled_step.Step({'replica': 1, 'fsdp': 4, 'tensor': 1}, 'TPU', (), 1.0, {}, {}, True)
+    layers = 2 * 3 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48)
+    head = 2 * 32 * 64
+
+    def again(remat, tile_tokens):
+        # Two rows of 64 tokens on a device, one after the other.
+        job = Job(Architecture.from_hf(TINY), 'float32', 'float32', remat, LoraSettings(), OptimizerSettings(),
+                  (1, 4, 1), tile_tokens, 2, 8, 64)  # fmt: skip
+        return studies.recomputed_flops(job, step, 0)
+
+    assert again('none', 64) == again('dots', 64) == 0
+    assert again('none', 63) == head
+    assert again('full', 64) == layers + 2 * 3 * 2 * 32 * (64 + 1) / 2
+    # The one key that each token still sees is all that is left of attention.
+    assert again('save_attention', 64) == layers + 2 * 3 * 2 * 32
 
 
 @pytest.mark.parametrize(
@@ -312,7 +330,7 @@ def test_slices_of_many_chips():
 
 def test_where_scaling_bends():
     def estimate(chips, ici, network):
-        job = Job(Architecture.from_hf(TINY), 'float32', 'float32', False, LoraSettings(), OptimizerSettings(),
+        job = Job(Architecture.from_hf(TINY), 'float32', 'float32', 'none', LoraSettings(), OptimizerSettings(),
                   (1, -1, 1), 64, 1, chips, 64)  # fmt: skip
         step = compiled_step.Step({'fsdp': chips}, 'TPU', (), 1.0, {}, {}, True)
         return Estimate(job, step, Slice(CHIPS['v5e'], (4, chips // 4)), Roofline(3.0, 1.0, ici, network, 1e12))
@@ -331,7 +349,7 @@ def test_a_small_step_compiled_for_slices_that_are_not_here():
         Architecture.from_hf(TINY), vocab_size=512, hidden_size=256, intermediate_size=512, head_dim=64
     )
     job = Job(
-        architecture, 'float32', 'bfloat16', True, LoraSettings(), OptimizerSettings(),
+        architecture, 'float32', 'bfloat16', 'full', LoraSettings(), OptimizerSettings(),
         (2, -1, 1), 256, 1, 8, 256, topology='v5e:2x2', slices=2,
     )  # fmt: skip
     step = compile_step(job)

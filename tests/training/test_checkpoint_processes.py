@@ -1,5 +1,6 @@
 """Two processes of four devices save, one process of eight goes on: on another mesh, with the same numbers."""
 
+import json
 import os
 import shutil
 import socket
@@ -79,7 +80,9 @@ from ccl_jax.training.mesh import make_mesh
 
 mesh = make_mesh(fsdp=8)
 values, shardings = arrays(mesh)
-abstract = {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in values.items()}
+abstract = {
+    name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in values.items()
+}
 with Checkpoints(f'{folder}/arrays', keep=2, fingerprint={'of': 'two'}) as saves:
     loaded = saves.load(saves.newest(), {'params': abstract})['params']
 for name, value in values.items():
@@ -91,8 +94,6 @@ fit_tiny(f'{folder}/run', mesh=mesh, **options)
 
 
 def start(script, folder, environment):
-    import json
-
     environment = {**os.environ, 'PYTHONPATH': f'{TESTS.parents[1]}:{TESTS}', **environment}
     arguments = [sys.executable, '-c', script, str(folder), json.dumps(STEPS)]
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -119,9 +120,9 @@ def free_port():
 def test_from_two_processes_to_one_and_to_another_mesh(tmp_path):
     address = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}', 'JAX_NUM_PROCESSES': '2'}
     two = [start(TWO, tmp_path, {**address, 'JAX_PROCESS_ID': str(index)}) for index in range(2)]
-    (first, _), (second, _) = outputs(two)
-    assert first[-1] == second[-1]
-    due = [int(step) for step in first[-1].removeprefix('due [').removesuffix(']').split(',')]
+    first, second = ([line for line in output if line.startswith('due')] for output, _ in outputs(two))
+    assert first == second
+    due = json.loads(first[0].removeprefix('due'))
     assert due
     # Two of the latest and the best, which was the second.
     assert {path.name for path in (tmp_path / 'arrays').iterdir()} >= {'2', str(due[-1])}

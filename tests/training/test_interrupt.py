@@ -78,6 +78,23 @@ def test_sigterm_in_the_last_step(uninterrupted, tmp_path):
     assert int(fit_tiny(tmp_path).step) == 10
 
 
+def test_sigterm_after_the_last_boundary_is_passed_on():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append('passed on'))
+    try:
+        with Interrupt() as interrupt:
+            assert not interrupt.agreed()
+            signal.raise_signal(signal.SIGTERM)
+            assert not seen
+        assert seen == ['passed on']
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupt.agreed()
+        assert seen == ['passed on']
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_thread_leaves_the_handler_alone():
     before = signal.getsignal(signal.SIGTERM)
     seen = []
