@@ -1,10 +1,12 @@
 """The command line: `ccl-jax VERB --config configs/x.py[:variant] --workdir DIR --config.section.key=value`.
 
-Every mistake that a user can make ends in one sentence on standard error and exit code 2.
+Every mistake that a user can make ends in one sentence on standard error and exit code 2. A training that
+gets SIGTERM saves and ends with 143, and the same command goes on from there.
 """
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ccl_jax.errors import UserError
+from ccl_jax.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from ccl_jax.config import Config
@@ -27,20 +29,27 @@ VERBS = {
     'eval': 'decode and score a split with the newest checkpoint',
     'code': 'code one or many notes: files, or standard input',
     'export': 'write the newest checkpoint as a Hugging Face folder',
-    'bench': 'measure: plan or loader',
+    'score': 'log-probabilities of texts under a Hugging Face folder',
+    'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
+    'bench': 'measure: plan, loader, load or parity',
 }
-_NEEDS_CONFIG = ('prepare', 'plan', 'train')
-_NEEDS_NO_WORKDIR = ('icd', 'expand', 'bench')
+_NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
+_NEEDS_NO_WORKDIR = ('icd', 'expand', 'score', 'feasibility', 'bench')
 
 USAGE = """\
 usage: ccl-jax VERB [flags]
 
 {verbs}
 
-  --config FILE[:VARIANT]        experiment file (prepare, plan, train)
+  --config FILE[:VARIANT]        experiment file (prepare, plan, train, feasibility)
   --config.section.key=VALUE     changes one value of it
   --workdir DIR                  folder of the run
   --output DIR                   folder to write (export)
+  --form NAME                    merged (a whole model, the default) or adapter (a LoRA run's alone, for peft) (export)
+  --model DIR                    Hugging Face folder with a tokenizer (score)
+  --texts FILE                   one {{"text"}} or {{"prompt", "target"}} a line; - is standard input (score)
+  --dtype NAME                   float32 (the default) or bfloat16 (score)
+  --tensor N                     devices that share each layer (score)
   --split NAME                   split to evaluate instead of eval.split (eval)
   --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
   --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand)
@@ -52,7 +61,12 @@ usage: ccl-jax VERB [flags]
   --codiesp DIR                  also plan CodiEsp v4 (bench plan)
   --scale N                      also plan N simulated examples from disk (bench plan)
   --search "WORDS"               find codes by their terms (icd)
-  --json                         print JSON (icd, code, eval, prepare --report_only)
+  --topology NAME                a TPU slice such as v5e:8x8 instead of the devices here (feasibility)
+  --num_slices N                 so many of them, joined by the network (feasibility)
+  --buckets NAME                 longest (the default) or all (feasibility)
+  --weak_scaling N[,N...]        numbers of chips to compare, with as many rows a chip as on --topology (feasibility)
+  --epoch_tokens N               tokens of an epoch, 1e9 by default (feasibility)
+  --json                         print JSON (icd, code, eval, prepare --report_only, feasibility)
 """
 
 
@@ -69,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f'ccl-jax: {error}', file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        print(f'ccl-jax: {interrupted}', file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print('ccl-jax: interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
         return 130
@@ -195,8 +212,9 @@ def _eval(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
     from ccl_jax.pipeline.evaluate import evaluate_run
     from ccl_jax.pipeline.prepare import prepare_corpus
-    from ccl_jax.pipeline.workdir import claim_workdir, workdir_config
+    from ccl_jax.pipeline.workdir import claim_workdir, join_processes, workdir_config
 
+    join_processes()
     workdir = Path(values.workdir)
     config = workdir_config(workdir)
     if values.config is not None:
@@ -225,10 +243,41 @@ def _code(values: flags.FlagValues, paths: list[str]) -> int:
 
 def _export(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.pipeline.export import export_run
+    from ccl_jax.pipeline.workdir import join_processes
 
     if not values.output:
         raise UserError('--output is missing; name the folder to write')
-    print(export_run(Path(values.workdir), Path(values.output)))
+    join_processes()
+    print(export_run(Path(values.workdir), Path(values.output), values.form))
+    return 0
+
+
+def _score(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.pipeline.score import read_texts, score
+
+    for flag in ('model', 'texts'):
+        if not values[flag].value:
+            raise UserError(f'--{flag} is missing; score needs --model=DIR and --texts=FILE (or --texts=-)')
+    texts = read_texts(values.texts)
+    for line in score(Path(values.model), texts, dtype=values.dtype, tensor=values.tensor):
+        print(json.dumps(line), flush=True)
+    return 0
+
+
+def _feasibility(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.config import check_config
+    from ccl_jax.studies.feasibility import as_json, feasibility, report
+    from ccl_jax.studies.weak_scaling import scaling_report, weak_scaling
+
+    config = check_config(values.config)
+    if values.weak_scaling is None:
+        estimates = feasibility(config, topology=values.topology, slices=values.num_slices, buckets=values.buckets)
+        print((as_json if values.json else report)(estimates, values.epoch_tokens))
+        return 0
+    if values.topology is None or not all(count.isdecimal() for count in values.weak_scaling.split(',')):
+        raise UserError('--weak_scaling needs numbers, such as 16,32,64, and --topology')
+    estimates = weak_scaling(config, values.topology, [int(count) for count in values.weak_scaling.split(',')])
+    print(as_json(estimates, values.epoch_tokens) if values.json else scaling_report(estimates))
     return 0
 
 
@@ -241,13 +290,22 @@ def _bench(values: flags.FlagValues, what: list[str]) -> int:
         from ccl_jax.studies.bench_loader import bench_loader
 
         print(bench_loader())
+    elif what == ['load']:
+        from ccl_jax.studies.bench_load import bench_load
+
+        print(bench_load())
+    elif what == ['parity']:
+        from ccl_jax.studies.bench_parity import bench_parity
+
+        print(bench_parity())
     else:
-        raise UserError('name what to measure: "ccl-jax bench plan" or "ccl-jax bench loader"')
+        names = ', '.join(f'"ccl-jax bench {name}"' for name in ('plan', 'loader', 'load', 'parity'))
+        raise UserError(f'name what to measure: {names}')
     return 0
 
 
 def _usage() -> str:
-    return USAGE.format(verbs='\n'.join(f'  {verb:<9}{what}' for verb, what in VERBS.items()))
+    return USAGE.format(verbs='\n'.join(f'  {verb:<12}{what}' for verb, what in VERBS.items()))
 
 
 def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -256,6 +314,11 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     config_flags.DEFINE_config_file('config', None, 'experiment file', flag_values=values, lock_config=True)
     flags.DEFINE_string('workdir', None, 'folder of the run', flag_values=values)
     flags.DEFINE_string('output', None, 'folder to write', flag_values=values)
+    flags.DEFINE_string('form', 'merged', 'form of the export', flag_values=values)
+    flags.DEFINE_string('model', None, 'Hugging Face folder', flag_values=values)
+    flags.DEFINE_string('texts', None, 'texts to score', flag_values=values)
+    flags.DEFINE_string('dtype', 'float32', 'type to score in', flag_values=values)
+    flags.DEFINE_integer('tensor', 1, 'devices that share each layer', flag_values=values)
     flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
     flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
     flags.DEFINE_bool('report_only', False, 'only read the sources and print the reports', flag_values=values)
@@ -269,6 +332,11 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('codiesp', None, 'folder of CodiEsp v4', flag_values=values)
     flags.DEFINE_integer('scale', 0, 'simulated examples to plan', flag_values=values)
     flags.DEFINE_string('search', None, 'words to find codes by', flag_values=values)
+    flags.DEFINE_string('topology', None, 'a TPU slice', flag_values=values)
+    flags.DEFINE_integer('num_slices', 1, 'how many slices', flag_values=values)
+    flags.DEFINE_string('buckets', 'longest', 'which buckets to compile', flag_values=values)
+    flags.DEFINE_string('weak_scaling', None, 'numbers of chips to compare', flag_values=values)
+    flags.DEFINE_float('epoch_tokens', 1e9, 'tokens of an epoch', flag_values=values)
     _check_overrides(arguments)
     # Values of config keys are looked for in sys.argv by ml_collections.
     sys.argv = ['ccl-jax', *arguments]

@@ -6,6 +6,7 @@ docstrings document it. It stops here: no other module of the library sees a Con
 Sections:
     sources, expansion, tasks   what is learned from       SourceSettings, ExpansionSettings, TaskSettings
     model                       where the weights come from ModelSettings
+    lora                        adapters instead of all weights, not for the base (LoraSettings)
     base                        the stand-in for pretraining, where no weights can be had (BaseSettings)
     data                        rows and steps              PlanSettings, LoaderSettings
     optimizer, train            how it is optimised         OptimizerSettings, TrainingSettings
@@ -25,10 +26,14 @@ from ml_collections import ConfigDict, config_dict
 from ccl_jax.data.plan import PlanSettings
 from ccl_jax.errors import UserError
 from ccl_jax.expansion.settings import ExpansionSettings
+from ccl_jax.model.settings import REMAT, LoraSettings
 from ccl_jax.sources.corpus import SourceSettings
 from ccl_jax.tasks import TASKS
 from ccl_jax.tasks.settings import TaskSettings
 from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
+
+# Values of `eval.checkpoint`.
+NEWEST, BEST = 'newest', 'best'
 
 _Settings = TypeVar('_Settings')
 
@@ -40,18 +45,20 @@ class ModelSettings:
     Attributes:
         path: a Hugging Face folder (config.json, tokenizer, safetensors); '' where
             `base` makes one.
-        remat: recompute activations in the backward pass.
+        remat: one of `REMAT`: what the backward pass computes again instead of keeping it.
     """
 
     path: str = ''
     param_dtype: str = 'float32'
     compute_dtype: str = 'float32'
-    remat: bool = False
+    remat: str = 'none'
 
     def __post_init__(self) -> None:
         for field in ('param_dtype', 'compute_dtype'):
             if getattr(self, field) not in ('float32', 'bfloat16'):
                 raise UserError(f'{field} is "{getattr(self, field)}"; it must be float32 or bfloat16')
+        if self.remat not in REMAT:
+            raise UserError(f'remat is {self.remat!r}; it must be one of {", ".join(REMAT)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +93,10 @@ class EvalSettings:
         max_new_tokens: tokens of an answer at most.
         batch_rows: documents decoded at once.
         bootstrap_samples: of the intervals.
+        checkpoint: 'newest', or 'best': the one with the lowest dev loss, where it was measured.
+        loss_every: steps of the training between measurements of the dev loss; 0 for none.
+        loss_split: the split of the source that it is measured on, as the document task.
+        loss_documents: the first so many of its documents; 0 for all.
     """
 
     split: str = 'test'
@@ -93,9 +104,22 @@ class EvalSettings:
     max_new_tokens: int = 256
     batch_rows: int = 32
     bootstrap_samples: int = 1000
+    checkpoint: str = NEWEST
+    loss_every: int = 0
+    loss_split: str = 'dev'
+    loss_documents: int = 500
 
     def __post_init__(self) -> None:
-        for field, least in (('max_documents', 0), ('max_new_tokens', 1), ('batch_rows', 1), ('bootstrap_samples', 1)):
+        if self.checkpoint not in (NEWEST, BEST):
+            raise UserError(f'checkpoint is "{self.checkpoint}"; choose {NEWEST} or {BEST}')
+        for field, least in (
+            ('max_documents', 0),
+            ('max_new_tokens', 1),
+            ('batch_rows', 1),
+            ('bootstrap_samples', 1),
+            ('loss_every', 0),
+            ('loss_documents', 0),
+        ):
             if getattr(self, field) < least:
                 raise UserError(f'{field} is {getattr(self, field)}; it must be at least {least}')
 
@@ -140,6 +164,7 @@ def default_config() -> ConfigDict:
             'expansion': _section(ExpansionSettings()),
             'tasks': _section(TaskSettings()),
             'model': _section(ModelSettings()),
+            'lora': _section(LoraSettings()),
             'base': {**_section(BaseSettings()), **_training_sections()},
             **_training_sections(),
             'mesh': _section(MeshSettings()),
@@ -201,6 +226,7 @@ class Config:
     expansion: ExpansionSettings
     tasks: TaskSettings
     model: ModelSettings
+    lora: LoraSettings
     base: BaseSettings
     base_training: TrainingPart
     training: TrainingPart
@@ -233,6 +259,7 @@ def check_config(tree: ConfigDict | dict[str, Any], *, needs_model: bool = True)
         expansion=_build_nested(ExpansionSettings, whole['expansion'], 'expansion'),
         tasks=_build(TaskSettings, whole['tasks'], 'tasks'),
         model=_build(ModelSettings, whole['model'], 'model'),
+        lora=_build(LoraSettings, whole['lora'], 'lora'),
         base=_build(BaseSettings, _own(whole['base'], BaseSettings), 'base'),
         base_training=_training_part(whole['base'], seed, 'base.'),
         training=_training_part(whole, seed, ''),

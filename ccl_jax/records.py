@@ -244,22 +244,29 @@ def read_jsonl(
     """
     try:
         with open(path, 'rb') as lines:
-            # Bytes are split before they are decoded, so that one undecodable line leaves the others readable.
-            for number, line in enumerate(lines, start=1):
-                try:
-                    text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
-                    if not text.strip():
-                        continue
-                    record = _object(text)
-                except (RecordError, UnicodeDecodeError) as error:
-                    reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else str(error)
-                    if on_bad_line is None:
-                        raise UserError(f'{path} line {number} {reason}; write one JSON object a line') from None
-                    on_bad_line(number, reason)
-                else:
-                    yield number, record
+            yield from read_jsonl_lines(lines, path, on_bad_line)
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}; check the path') from None
+
+
+def read_jsonl_lines(
+    lines: Iterable[bytes], name: str | Path, on_bad_line: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields as `read_jsonl` from an open binary file, which errors call `name`."""
+    # Bytes are split before they are decoded, so that one undecodable line leaves the others readable.
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+            if not text.strip():
+                continue
+            record = _object(text)
+        except (RecordError, UnicodeDecodeError) as error:
+            reason = 'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else str(error)
+            if on_bad_line is None:
+                raise UserError(f'{name} line {number} {reason}; write one JSON object a line') from None
+            on_bad_line(number, reason)
+        else:
+            yield number, record
 
 
 def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> int:

@@ -26,10 +26,10 @@ def get_config(variant=''):
     config.optimizer.learning_rate = 1e-5
     config.optimizer.warmup_steps = 50
     config.model.compute_dtype = 'bfloat16'
-    config.model.remat = True
+    config.model.remat = 'full'
     if variant == 'tiny':
         config.model.compute_dtype = 'float32'
-        config.model.remat = False
+        config.model.remat = 'none'
         config.base.enabled = True
         config.base.vocab_size = 2048
         config.base.data.buckets = (256, 512)

@@ -29,5 +29,5 @@ def get_config(variant=''):
     config.optimizer.learning_rate = 1e-5
     config.optimizer.warmup_steps = 50
     config.model.compute_dtype = 'bfloat16'
-    config.model.remat = True
+    config.model.remat = 'full'
     return config

@@ -30,5 +30,5 @@ def get_config(variant=''):
     config.optimizer.learning_rate = 1e-5
     config.optimizer.warmup_steps = 100
     config.model.compute_dtype = 'bfloat16'
-    config.model.remat = True
+    config.model.remat = 'full'
     return config

@@ -7,6 +7,7 @@ plan's hash, on any number of processes, threads and workers.
 import dataclasses
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -186,7 +187,11 @@ def _batches(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends this worker when the process that started it is gone, which could be killed before it says so."""
+    """Ends this worker when the process that started it is gone, which could be killed before it says so.
+
+    SIGTERM, which a cluster sends to every process, is left to that process: it still needs batches until it has saved.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,22 +1,35 @@
 """The decoder: token ids in, hidden states out, with or without a key/value cache.
 
-The Llama family (arXiv 2307.09288, 2407.21783): RMSNorm before each block, rotary positions,
-grouped-query attention, SwiGLU, no biases. Linear weights are [in, out].
+Root-mean-square norms, rotary positions, grouped-query attention and a gated feed-forward block
+(arXiv 2307.09288), and what an `Architecture` adds: biases or norms of queries and keys, norms
+after a block, soft-caps, sliding windows. Linear weights are [in, out].
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.attention import Places, attend
+from ccl_jax.model.remat import recomputed
+from ccl_jax.model.rope import Rotation, inverse_frequencies, rotate, rotation
+from ccl_jax.model.sharding import divided, gathered
 
 # Unrolling saves a copy of every residual into the stack of its layer, about an eighth of a
 # training step of a small model on CPU. Deeper stacks loop, which keeps compile time flat.
 _DEEPEST_UNROLLED = 8
+# The linear products of a layer; the order numbers their random keys.
+LINEARS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+_BIASED = ('query', 'key', 'value')
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'silu': jax.nn.silu,
+    'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
+}
 
 Cache = dict[str, jax.Array]
 
@@ -38,32 +51,48 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         param_dtype: jnp.dtype | type = jnp.float32,
         compute_dtype: jnp.dtype | type = jnp.float32,
-        remat: bool = False,
+        remat: str = 'none',
+        mesh: jax.sharding.Mesh | None = None,
+        attention: str | None = None,
     ):
-        """Fills the parameters at random: normal with `initializer_range`, norms 1.
+        """Fills the parameters at random: normal with `initializer_range`, norms 1, biases 0.
 
         Args:
             param_dtype: type in which parameters are kept.
             compute_dtype: type of the matrix products; norms, rotations, softmax and logits are float32.
-            remat: recompute each layer in the backward pass instead of keeping its activations.
+            remat: what of a layer the backward pass computes again instead of keeping it, see `REMAT`.
+            mesh: where the arrays lie: rows over replica x fsdp, heads and feed-forward columns over tensor.
+            attention: name of an attention backend; by default the first that supports the call.
         """
         self.architecture = architecture
         self.compute_dtype = jnp.dtype(compute_dtype)
         self.remat = remat
+        self.mesh = mesh
+        self.attention = attention
         vocab, hidden = architecture.vocab_size, architecture.hidden_size
         normal = jax.nn.initializers.normal(architecture.initializer_range)
         self.embedding = nnx.Param(normal(rngs.params(), (vocab, hidden), param_dtype))
-        self.layers = Layer(architecture, rngs=rngs, param_dtype=param_dtype)
-        self.final_norm = nnx.Param(jnp.ones((hidden,), param_dtype))
+        self.layers = Layer(architecture, rngs=rngs, param_dtype=param_dtype, mesh=mesh)
+        self.final_norm = nnx.Param(_initial_norm(architecture, (hidden,), param_dtype))
         if not architecture.tie_word_embeddings:
             self.lm_head = nnx.Param(normal(rngs.params(), (hidden, vocab), param_dtype))
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """Returns the normed hidden states [B, T, D] of packed rows; all arguments are [B, T] int32.
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns the normed hidden states [B, T, D] of packed rows; the arrays are [B, T] int32.
 
         Positions restart at 0 and rise by 1 in each segment; a token sees the earlier tokens of its segment only.
+
+        Args:
+            dropout_key: for the dropout of adapters; None for none.
         """
-        hidden, _ = self._forward(tokens, Places(segment_ids, positions), keep_keys=False)
+        hidden, _ = self._forward(tokens, Places(segment_ids, positions), dropout_key, keep_keys=False)
         return hidden
 
     def output_embedding(self) -> jax.Array:
@@ -73,9 +102,10 @@ class Decoder(nnx.Module):
         return self.lm_head[...]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Returns float32 logits [..., V] of hidden states [..., D]."""
+        """Returns float32 logits [..., V] of hidden states [..., D], soft-capped if the architecture says so."""
         weights = self.output_embedding().astype(hidden.dtype)
-        return jnp.dot(hidden, weights, preferred_element_type=jnp.float32)
+        logits = jnp.dot(hidden, weights, preferred_element_type=jnp.float32)
+        return soft_capped(logits, self.architecture.final_softcap)
 
     def prefill(
         self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, slots: int
@@ -85,7 +115,7 @@ class Decoder(nnx.Module):
         The prompts, padded left or right to T, take the first T slots. Padding has segment id 0.
         """
         places = Places(segment_ids, positions)
-        hidden, kept = self._forward(tokens, places, keep_keys=True)
+        hidden, kept = self._forward(tokens, places, None, keep_keys=True)
         free = slots - tokens.shape[1]
         key, value = (jnp.pad(x.swapaxes(2, 3), ((0, 0),) * 3 + ((0, free), (0, 0))) for x in kept)
         positions, segment_ids = (jnp.pad(x, ((0, 0), (0, free))) for x in (positions, segment_ids))
@@ -105,64 +135,144 @@ class Decoder(nnx.Module):
             jax.lax.dynamic_update_slice(cache['segment_ids'], queries.segment_ids, (0, slot)),
             jax.lax.dynamic_update_slice(cache['positions'], queries.positions, (0, slot)),
         )
-        rotation = _rotation(self.architecture, queries.positions)
-        graphdef, stacked = nnx.split(self.layers)
+        rotations = self._rotations(queries.positions)
 
         # The whole cache is carried, so that XLA writes the new token in place instead of copying a layer's slots.
-        def step(carry, layer_and_weights):
+        def step(carry, layer, index, windowed):
             x, all_keys, all_values = carry
-            index, weights = layer_and_weights
-            layer = nnx.merge(graphdef, weights)
-            query, key, value = layer.project(x, rotation)
+            query, key, value = layer.project(x, rotations[windowed], None)
             start = (index, 0, 0, slot, 0)
             all_keys = jax.lax.dynamic_update_slice(all_keys, key.swapaxes(1, 2)[None], start)
             all_values = jax.lax.dynamic_update_slice(all_values, value.swapaxes(1, 2)[None], start)
-            key, value = (
-                jax.lax.dynamic_index_in_dim(x, index, keepdims=False).swapaxes(1, 2) for x in (all_keys, all_values)
-            )
-            attended = attend(query, key, value, queries, keys)
-            return (layer.finish(x, attended), all_keys, all_values), None
+            key, value = (_at(x, index).swapaxes(1, 2) for x in (all_keys, all_values))
+            attended = self._attend(query, key, value, queries, keys, windowed=windowed)
+            return (layer.finish(x, attended, None), all_keys, all_values), None
 
-        indices = jnp.arange(self.architecture.num_hidden_layers)
-        carry = (self._embed(tokens[:, None]), cache['key'], cache['value'])
-        (x, key, value), _ = jax.lax.scan(step, carry, (indices, stacked))
+        (x, key, value), _ = self._over_layers(step, (self._embed(tokens[:, None]), cache['key'], cache['value']))
         cache = {'key': key, 'value': value, 'positions': keys.positions, 'segment_ids': keys.segment_ids}
         return self._normed(x)[:, 0], cache
 
-    def _forward(self, tokens: jax.Array, places: Places, *, keep_keys: bool):
+    def _forward(self, tokens: jax.Array, places: Places, dropout_key: jax.Array | None, *, keep_keys: bool):
         """Returns hidden states and, if asked, rotated keys and values, each [L, B, T, K, H]."""
-        rotation = _rotation(self.architecture, places.positions)
-        graphdef, stacked = nnx.split(self.layers)
+        rotations = self._rotations(places.positions)
 
-        def step(x, weights):
-            layer = nnx.merge(graphdef, weights)
-            query, key, value = layer.project(x, rotation)
-            x = layer.finish(x, attend(query, key, value, places))
-            return x, (key, value) if keep_keys else None
+        def step(x, layer, index, windowed):
+            layer_key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            query, key, value = layer.project(x, rotations[windowed], layer_key)
+            attended = self._attend(query, key, value, places, None, windowed=windowed)
+            return layer.finish(x, attended, layer_key), (key, value) if keep_keys else None
 
-        unroll = self.architecture.num_hidden_layers <= _DEEPEST_UNROLLED and not keep_keys
-        if self.remat:
-            # The loop itself keeps XLA from merging the recomputation with the forward pass.
-            step, unroll = jax.checkpoint(step, prevent_cse=False), False
-        x, kept = jax.lax.scan(step, self._embed(tokens), stacked, unroll=unroll)
+        unroll = self.architecture.num_hidden_layers <= _DEEPEST_UNROLLED and not keep_keys and self.remat == 'none'
+        x, kept = self._over_layers(step, self._embed(tokens), remat=self.remat, unroll=unroll)
         return self._normed(x), kept
 
+    def _over_layers(self, step: Callable, carry: Any, *, remat: str = 'none', unroll: bool = False) -> tuple[Any, Any]:
+        """Loops over the layers: `step` maps (carry, layer, index, windowed) to (carry, what is kept of the layer).
+
+        The loop runs over periods of layers, so that what a layer sees is known when it is
+        compiled; layers that fill no period come after it. What is kept is stacked, [L, ...].
+        """
+        graphdef, stacked = nnx.split(self.layers)
+        pattern = self.architecture.layer_pattern
+        rest = self.architecture.num_hidden_layers % len(pattern)
+        looped = self.architecture.num_hidden_layers - rest
+
+        def run(carry, weights, place, index, windowed, in_loop=True):
+            """Runs one layer, which lies at `place` of `weights` if these are stacked."""
+
+            def of_layer(carry):
+                # The layer is cut out in here, so that its recomputation does not keep a copy of the weights.
+                layer = nnx.merge(graphdef, weights if place is None else _at(weights, place))
+                return step(carry, layer, index, windowed)
+
+            return recomputed(of_layer, remat, in_loop=in_loop)(carry)
+
+        if len(pattern) == 1:
+            # A loop over the weights themselves keeps no copy of them, with or without recomputation.
+            def layer(carry, index_and_weights):
+                index, weights = index_and_weights
+                return run(carry, weights, None, index, pattern[0], looped > 1)
+
+            return jax.lax.scan(layer, carry, (jnp.arange(looped), stacked), unroll=unroll)
+
+        def period(carry, first):
+            kept = []
+            for offset, windowed in enumerate(pattern):
+                index = first + offset
+                carry, of_layer = run(carry, stacked, index, index, windowed, looped > len(pattern))
+                kept.append(of_layer)
+            return carry, jax.tree.map(lambda *arrays: jnp.stack(arrays), *kept)
+
+        carry, kept = jax.lax.scan(period, carry, jnp.arange(0, looped, len(pattern)), unroll=unroll)
+        kept = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), kept)
+        # Cut out together, because each cut costs the backward pass a copy of all gradients.
+        last = jax.tree.map(lambda array: array[looped:], stacked)
+        for place, windowed in enumerate(pattern[:rest]):
+            carry, of_layer = run(carry, last, place, looped + place, windowed, False)
+            kept = jax.tree.map(lambda array, more: jnp.concatenate([array, more[None]]), kept, of_layer)
+        return carry, kept
+
+    def _attend(self, query, key, value, queries: Places, keys: Places | None, *, windowed: bool) -> jax.Array:
+        return attend(
+            query,
+            key,
+            value,
+            queries,
+            keys,
+            window=self.architecture.sliding_window if windowed else None,
+            softcap=self.architecture.attention_softcap,
+            scale=self.architecture.query_scale,
+            backend=self.attention,
+            mesh=self.mesh,
+        )
+
+    def _rotations(self, positions: jax.Array) -> dict[bool, Rotation]:
+        """Returns the rotation of layers without (False) and with (True) a window."""
+        architecture = self.architecture
+        ropes = dict.fromkeys((False, True), (architecture.rope_theta, architecture.rope_scaling))
+        if architecture.local_rope_theta is not None:
+            ropes[True] = (architecture.local_rope_theta, None)
+        return {
+            windowed: rotation(inverse_frequencies(architecture.head_dim, *ropes[windowed]), positions)
+            for windowed in set(architecture.layer_pattern)
+        }
+
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding[...][tokens].astype(self.compute_dtype)
+        embedded = self.embedding[...][tokens]
+        if self.architecture.scale_embeddings:
+            # Rounded to the embedding's type like the models were trained: sqrt(3072) is 55.5 in bfloat16.
+            embedded = embedded * jnp.asarray(math.sqrt(self.architecture.hidden_size), embedded.dtype)
+        return divided(embedded.astype(self.compute_dtype), self.mesh)
 
     def _normed(self, x: jax.Array) -> jax.Array:
-        return _rms_norm(x, self.final_norm[...], self.architecture.rms_norm_eps)
+        return _rms_norm(x, self.final_norm, self.architecture)
 
 
 class Layer(nnx.Module):
     """The layers of a decoder: parameters are created with a leading L axis, the methods want one layer's slice.
 
     Parameters, without L: `attention_norm` and `mlp_norm` [D]; `query` [D, N*H], `key` and `value` [D, K*H],
-    `output` [N*H, D]; `gate` and `up` [D, F], `down` [F, D].
+    `output` [N*H, D]; `gate` and `up` [D, F], `down` [F, D]. Some architectures have `query_bias` [N*H],
+    `key_bias` and `value_bias` [K*H]; `query_norm` and `key_norm` [H]; `attention_post_norm` and
+    `mlp_post_norm` [D], which norm a block's output before it is added.
+
+    Attributes:
+        adapters: by name of a linear product, what is added to it: called with its input [B, T, in]
+            and a random key or None. Its variables have a leading L axis too.
+        mesh: where weights and activations lie.
     """
 
-    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs, param_dtype: jnp.dtype | type):
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        rngs: nnx.Rngs,
+        param_dtype: jnp.dtype | type,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
         self.architecture = architecture
+        self.mesh = mesh
+        self.adapters: Any = nnx.Dict()
         layers, hidden, inner = (
             architecture.num_hidden_layers,
             architecture.hidden_size,
@@ -177,67 +287,91 @@ class Layer(nnx.Module):
             drawn = normal(rngs.params(), (layers, inputs * outputs), param_dtype)
             return nnx.Param(drawn.reshape(layers, inputs, outputs))
 
-        self.attention_norm = nnx.Param(jnp.ones((layers, hidden), param_dtype))
+        def norm(size: int) -> nnx.Param:
+            return nnx.Param(_initial_norm(architecture, (layers, size), param_dtype))
+
+        self.attention_norm = norm(hidden)
         self.query = linear(hidden, query_size)
         self.key = linear(hidden, key_size)
         self.value = linear(hidden, key_size)
         self.output = linear(query_size, hidden)
-        self.mlp_norm = nnx.Param(jnp.ones((layers, hidden), param_dtype))
+        self.mlp_norm = norm(hidden)
         self.gate = linear(hidden, inner)
         self.up = linear(hidden, inner)
         self.down = linear(inner, hidden)
+        if architecture.qkv_bias:
+            self.query_bias = nnx.Param(jnp.zeros((layers, query_size), param_dtype))
+            self.key_bias = nnx.Param(jnp.zeros((layers, key_size), param_dtype))
+            self.value_bias = nnx.Param(jnp.zeros((layers, key_size), param_dtype))
+        if architecture.qk_norm:
+            self.query_norm = norm(architecture.head_dim)
+            self.key_norm = norm(architecture.head_dim)
+        if architecture.post_norms:
+            self.attention_post_norm = norm(hidden)
+            self.mlp_post_norm = norm(hidden)
 
-    def project(self, x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns the rotated query [B, T, N, H] and key, and the value [B, T, K, H], of x [B, T, D]."""
-        normed = _rms_norm(x, self.attention_norm[...], self.architecture.rms_norm_eps)
+    def project(
+        self, x: jax.Array, by: Rotation, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns query [B, T, N, H] and key, rotated by `by`, and value [B, T, K, H] of x [B, T, D]."""
+        normed = self._norm(x, self.attention_norm)
+        query, key, value = (
+            self._linear(name, normed, dropout_key).reshape(*x.shape[:2], -1, self.architecture.head_dim)
+            for name in ('query', 'key', 'value')
+        )
+        if self.architecture.qk_norm:
+            query, key = self._norm(query, self.query_norm), self._norm(key, self.key_norm)
+        query, key = rotate(query, by), rotate(key, by)
+        return divided(query, self.mesh, 2), divided(key, self.mesh, 2), divided(value, self.mesh, 2)
 
-        def heads(weights: nnx.Param) -> jax.Array:
-            return _linear(normed, weights).reshape(*x.shape[:2], -1, self.architecture.head_dim)
-
-        return _rotate(heads(self.query), rotation), _rotate(heads(self.key), rotation), heads(self.value)
-
-    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+    def finish(self, x: jax.Array, attended: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """Adds the attention's result [B, T, N, H] and then the feed-forward block to x [B, T, D]."""
-        x = x + _linear(attended.reshape(*x.shape[:2], -1), self.output)
-        normed = _rms_norm(x, self.mlp_norm[...], self.architecture.rms_norm_eps)
-        return x + _linear(jax.nn.silu(_linear(normed, self.gate)) * _linear(normed, self.up), self.down)
+        attended = self._linear('output', attended.reshape(*x.shape[:2], -1), dropout_key)
+        if self.architecture.post_norms:
+            attended = self._norm(attended, self.attention_post_norm)
+        x = divided(x + attended, self.mesh)
+        normed = self._norm(x, self.mlp_norm)
+        gate = _ACTIVATIONS[self.architecture.hidden_act](self._linear('gate', normed, dropout_key))
+        inner = divided(gate * self._linear('up', normed, dropout_key), self.mesh, 2)
+        down = self._linear('down', inner, dropout_key)
+        if self.architecture.post_norms:
+            down = self._norm(down, self.mlp_post_norm)
+        return divided(x + down, self.mesh)
+
+    def _linear(self, name: str, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """Returns x [B, T, in] times the weights called `name`, with its bias and adapter where there are any."""
+        product = x @ gathered(getattr(self, name)[...].astype(x.dtype), name, self.mesh)
+        if self.architecture.qkv_bias and name in _BIASED:
+            product = product + getattr(self, f'{name}_bias')[...].astype(x.dtype)
+        if name in self.adapters:
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, LINEARS.index(name))
+            product = product + self.adapters[name](x, key).astype(x.dtype)
+        return product
+
+    def _norm(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
+        return _rms_norm(x, weight, self.architecture)
 
 
-def inverse_frequencies(architecture: Architecture) -> np.ndarray:
-    """Returns the angle per position of each pair of a head's dimensions, float32 [H / 2].
-
-    RoPE is arXiv 2104.09864. The scaling of Llama 3.1 is given by transformers'
-    `_compute_llama3_parameters`; computed in float64 and rounded once.
-    """
-    frequencies = architecture.rope_theta ** (-np.arange(0, architecture.head_dim, 2) / architecture.head_dim)
-    scaling = architecture.rope_scaling
-    if scaling is not None:
-        turns = frequencies * scaling.original_max_position_embeddings / (2 * math.pi)
-        blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-        kept = np.clip(blend, 0, 1)
-        frequencies = kept * frequencies + (1 - kept) * frequencies / scaling.factor
-    return frequencies.astype(np.float32)
+def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """Returns cap * tanh(x / cap), which keeps x between -cap and cap (arXiv 2408.00118); x if there is no cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def _rotation(architecture: Architecture, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns cosine and sine, float32 [B, T, 1, H / 2]."""
-    angles = positions[:, :, None, None].astype(jnp.float32) * inverse_frequencies(architecture)
-    return jnp.cos(angles), jnp.sin(angles)
+def _at(stacked: Any, index: jax.Array | int) -> Any:
+    """Returns the slices at `index` of arrays with a leading axis."""
+    if isinstance(index, int):
+        return jax.tree.map(lambda array: array[index], stacked)
+    return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, index, keepdims=False), stacked)
 
 
-def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates x [B, T, heads, H]; dimension i is paired with i + H / 2, as in Hugging Face's weights."""
-    cos, sin = rotation
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+def _initial_norm(architecture: Architecture, shape: tuple[int, ...], dtype: jnp.dtype | type) -> jax.Array:
+    return jnp.zeros(shape, dtype) if architecture.norm_plus_one else jnp.ones(shape, dtype)
 
 
-def _linear(x: jax.Array, weights: nnx.Param) -> jax.Array:
-    return x @ weights[...].astype(x.dtype)
-
-
-def _rms_norm(x: jax.Array, weight: jax.Array, epsilon: float) -> jax.Array:
-    """RMSNorm (arXiv 1910.07467) over the last axis, computed in float32."""
+def _rms_norm(x: jax.Array, weight: nnx.Param, architecture: Architecture) -> jax.Array:
+    """RMSNorm (arXiv 1910.07467) over the last axis, in float32; rounded before or after the weight as in training."""
     wide = x.astype(jnp.float32)
-    normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
-    return (normed * weight.astype(jnp.float32)).astype(x.dtype)
+    normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + architecture.rms_norm_eps)
+    if architecture.norm_plus_one:
+        return (normed * (1 + weight[...].astype(jnp.float32))).astype(x.dtype)
+    return normed.astype(x.dtype) * weight[...].astype(x.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 from ccl_jax.decoding.predict import predict_documents
 from ccl_jax.errors import UserError
 from ccl_jax.icd.release import Release, open_release
-from ccl_jax.pipeline.train import load_trained, open_mesh
+from ccl_jax.pipeline.models import load_trained, open_mesh
 from ccl_jax.pipeline.workdir import say, workdir_config
 from ccl_jax.records import Document, Prediction
 

@@ -17,8 +17,8 @@ from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
 from ccl_jax.pipeline.files import write_text
+from ccl_jax.pipeline.models import load_trained, open_mesh
 from ccl_jax.pipeline.prepare import Prepared
-from ccl_jax.pipeline.train import load_trained, open_mesh
 from ccl_jax.pipeline.workdir import on_process_zero, say
 from ccl_jax.records import Document, Prediction, Span, prediction_to_json, write_jsonl
 

@@ -80,9 +80,9 @@ class Prepared:
     def stream_texts(self) -> Iterator[tuple[str, str]]:
         return ((record['text_id'], record['text']) for _, record in read_jsonl(self.directory / _TEXTS))
 
-    def files_of(self, tasks: TaskSettings) -> list[Path]:
+    def files_of(self, tasks: TaskSettings, split: str = 'train') -> list[Path]:
         """Returns the files that hold what examples of `tasks` are made of."""
-        documents = documents_file(self.directory, 'train')
+        documents = documents_file(self.directory, split)
         files = {
             'document': [documents],
             'span': [self.directory / _SPANS, *([documents] if tasks.span_shapes.get('in_context') else [])],
@@ -171,23 +171,36 @@ def prepare_examples(
     prepared: Prepared,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
+    *,
+    split: str = 'train',
+    most_documents: int = 0,
 ) -> tuple[ExampleStore, Plan]:
     """Tokenises the examples of `tasks` into `directory`, unless they are there already, and plans the steps.
 
+    Args:
+        split: of the documents.
+        most_documents: the first so many of them; 0 for all.
+
     Raises:
-        UserError: a document does not fit the longest bucket, or there are no examples.
+        UserError: a document does not fit the longest bucket, the source has no such split, or there are no examples.
     """
     longest = part.plan.longest_row
+    if split not in prepared.splits:
+        raise UserError(f'the source has no split "{split}" to make examples of; it has {", ".join(prepared.splits)}')
+
+    def documents() -> Iterator[Document]:
+        return itertools.islice(prepared.stream_documents(split), most_documents or None)
 
     def write() -> None:
-        inputs = _inputs_of_examples(tasks, longest, seed, prepared, tokenizer)
+        inputs = {
+            **_inputs_of_examples(tasks, longest, seed, prepared.files_of(tasks, split), tokenizer),
+            'most_documents': most_documents,
+        }
         if is_built(directory, inputs):
             return
         say(f'tokenising the examples of {", ".join(tasks.names)} ...')
-        converter = Converter.make(tasks, tokenizer, longest, seed, prepared.stream_documents('train'))
-        blocks = make_blocks(
-            tasks, prepared.stream_documents('train'), prepared.stream_spans(), prepared.stream_texts()
-        )
+        converter = Converter.make(tasks, tokenizer, longest, seed, documents())
+        blocks = make_blocks(tasks, documents(), prepared.stream_spans(), prepared.stream_texts())
         store = build_store(blocks, converter, directory, inputs, tasks.processes)
         say(f'examples: {json.dumps(store.metadata["counts"])}')
 
@@ -198,7 +211,7 @@ def prepare_examples(
 
 
 def _inputs_of_examples(
-    tasks: TaskSettings, longest: int, seed: int, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+    tasks: TaskSettings, longest: int, seed: int, records: list[Path], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     """Returns all that the examples depend on: other inputs, other examples."""
     settings = dataclasses.asdict(tasks)
@@ -208,7 +221,7 @@ def _inputs_of_examples(
         'tasks': json.loads(json.dumps(settings)),
         'longest': longest,
         'seed': seed,
-        'records': {path.name: sha256_of(path) for path in prepared.files_of(tasks)},
+        'records': {path.name: sha256_of(path) for path in records},
         'tokenizer': tokenizer_hash(tokenizer),
         'chat_date': CHAT_DATE,
     }

@@ -1,50 +1,61 @@
 """`train`: prepare what is missing, make the base model if asked, train, resume by itself."""
 
 import dataclasses
-import hashlib
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 import ccl_jax
-from ccl_jax.config import Config, MeshSettings, TrainingPart
+from ccl_jax.config import Config, TrainingPart
 from ccl_jax.data.examples import ExampleStore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
-from ccl_jax.data.tokenization import end_of_turn_id, load_tokenizer, train_tokenizer
-from ccl_jax.errors import UserError
+from ccl_jax.data.tokenization import load_tokenizer, train_tokenizer
 from ccl_jax.model.architecture import Architecture
-from ccl_jax.model.decoder import Decoder
-from ccl_jax.model.hf import check_checkpoint, init_decoder, load_decoder, save_decoder
+from ccl_jax.model.counts import flops_per_token, lora_parameter_count
+from ccl_jax.model.hf import init_decoder
+from ccl_jax.model.lora import split_trained
+from ccl_jax.model.settings import LoraSettings
+from ccl_jax.pipeline.models import check_model, initial_model, load_start, model_hash, open_mesh, restore, save_model
 from ccl_jax.pipeline.prepare import Prepared, prepare_corpus, prepare_examples, tokenizer_hash
-from ccl_jax.pipeline.workdir import claim_workdir, on_process_zero, say
+from ccl_jax.pipeline.workdir import await_file, claim_workdir, join_processes, on_process_zero, only_run, say
 from ccl_jax.tasks.prompts import document_example, span_example
 from ccl_jax.tasks.settings import TaskSettings
-from ccl_jax.training.checkpoints import restore_parameters
+from ccl_jax.training.compilation import use_compilation_cache
+from ccl_jax.training.dev_loss import DevSet
 from ccl_jax.training.loop import Run, fit
-from ccl_jax.training.mesh import batch_sharding, make_mesh, sharding_for
+from ccl_jax.training.mesh import batch_sharding
 
 
 def train(config: Config, workdir: Path) -> Prepared:
-    """Runs everything up to the last checkpoint; what is done already is not done again."""
+    """Runs everything up to the last checkpoint; what is done already is not done again.
+
+    Raises:
+        UserError: something in the config, the data, the workdir or the cluster does not fit.
+        Interrupted: there was a SIGTERM, and the state is saved.
+    """
+    join_processes()
+    use_compilation_cache(config.training.train.compilation_cache)
     mesh = open_mesh(config.mesh)
-    _check_model(config)
-    claim_workdir(workdir, config)
-    prepared = prepare_corpus(config, workdir)
-    if config.base.enabled:
-        make_base(config, workdir, prepared, mesh)
-    model_folder = initial_model(config, workdir)
-    tokenizer = load_tokenizer(model_folder)
-    store, plan = prepare_examples(
-        config.tasks, config.training, config.seed, prepared, tokenizer, workdir / 'data' / 'examples'
-    )
-    say(_describe('training', store, plan))
-    _run_training(config, config.training, workdir, model_folder, tokenizer, store, plan, mesh)
+    check_model(config)
+    with only_run(workdir):
+        claim_workdir(workdir, config)
+        prepared = prepare_corpus(config, workdir)
+        if config.base.enabled:
+            make_base(config, workdir, prepared, mesh)
+        folder = initial_model(config, workdir)
+        tokenizer = load_tokenizer(folder)
+        store, plan = prepare_examples(
+            config.tasks, config.training, config.seed, prepared, tokenizer, workdir / 'data' / 'examples'
+        )
+        say(_describe('training', store, plan))
+        dev = _dev_set(config, workdir, prepared, tokenizer, plan, mesh)
+        _run_training(config, config.training, config.lora, workdir, folder, tokenizer, store, plan, mesh, dev)
     return prepared
 
 
@@ -54,83 +65,23 @@ def prepare(config: Config, workdir: Path) -> dict[str, tuple[ExampleStore, Plan
     Returns examples and plan of the `training`, and before it those of the `base model`
     where the config makes its own.
     """
-    _check_model(config)
-    claim_workdir(workdir, config)
-    prepared = prepare_corpus(config, workdir)
-    runs = {}
-    if config.base.enabled:
-        _init_base(config, workdir, prepared)
-        runs['base model'] = _base_examples(config, workdir, prepared)
-        tokenizer = load_tokenizer(_base_init(workdir))
-    else:
-        tokenizer = load_tokenizer(config.model.path)
-    runs['training'] = prepare_examples(
-        config.tasks, config.training, config.seed, prepared, tokenizer, workdir / 'data' / 'examples'
-    )
+    check_model(config)
+    with only_run(workdir):
+        claim_workdir(workdir, config)
+        prepared = prepare_corpus(config, workdir)
+        runs = {}
+        if config.base.enabled:
+            _init_base(config, workdir, prepared)
+            runs['base model'] = _base_examples(config, workdir, prepared)
+            tokenizer = load_tokenizer(_base_init(workdir))
+        else:
+            tokenizer = load_tokenizer(config.model.path)
+        runs['training'] = prepare_examples(
+            config.tasks, config.training, config.seed, prepared, tokenizer, workdir / 'data' / 'examples'
+        )
     for what, (store, plan) in runs.items():
         say(_describe(what, store, plan))
     return runs
-
-
-def initial_model(config: Config, workdir: Path) -> Path:
-    """The Hugging Face folder that training starts from."""
-    return workdir / 'base' / 'hf' if config.base.enabled else Path(config.model.path)
-
-
-def open_mesh(settings: MeshSettings) -> Mesh:
-    return make_mesh(settings.replica, settings.fsdp, settings.tensor)
-
-
-def load_trained(config: Config, workdir: Path, mesh: Mesh) -> tuple[int, Decoder, PreTrainedTokenizerBase]:
-    """Returns (steps done, decoder, tokenizer) of the newest checkpoint in `workdir`.
-
-    Raises:
-        UserError: there is no checkpoint, or the folder that training began from is gone.
-    """
-    if not (workdir / 'checkpoints').is_dir():
-        raise UserError(f'{workdir} holds no checkpoint yet; run "ccl-jax train" on it to the end first')
-    folder = initial_model(config, workdir)
-    tokenizer = load_tokenizer(folder)
-    decoder = _load(config, folder, mesh)
-    step, restored = _restore(decoder, workdir)
-    return step, restored, tokenizer
-
-
-def save_model(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a Hugging Face folder whose generation ends where an answer of ours ends."""
-    save_decoder(
-        decoder,
-        folder,
-        tokenizer=tokenizer,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=end_of_turn_id(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _check_model(config: Config) -> None:
-    """Refuses an unusable model before any work is done.
-
-    Raises:
-        UserError: the folder is no checkpoint that can be read, its tokenizer has more
-            ids than the model, or the model has fewer positions than the longest bucket.
-    """
-    if config.base.enabled:
-        positions = config.base.max_position_embeddings
-    else:
-        architecture = check_checkpoint(config.model.path)
-        positions = architecture.max_position_embeddings
-        ids = len(load_tokenizer(config.model.path))
-        if ids > architecture.vocab_size:
-            raise UserError(
-                f'{config.model.path}: the tokenizer has {ids} ids and the model {architecture.vocab_size}; '
-                'use the tokenizer that belongs to the model'
-            )
-    longest = config.training.plan.longest_row
-    if longest > positions:
-        raise UserError(
-            f'the longest bucket of {longest} tokens exceeds the model of {positions} positions; shorten data.buckets'
-        )
 
 
 def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> None:
@@ -147,9 +98,12 @@ def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> 
     store, plan = _base_examples(config, workdir, prepared)
     say(_describe('base model', store, plan))
     tokenizer = load_tokenizer(_base_init(workdir))
-    _run_training(config, config.base_training, workdir / 'base', _base_init(workdir), tokenizer, store, plan, mesh)
-    _, decoder = _restore(_load(config, _base_init(workdir), mesh), workdir / 'base')
-    on_process_zero(lambda: save_model(decoder, tokenizer, target), target / 'config.json')
+    init, all_weights = _base_init(workdir), LoraSettings()
+    _run_training(config, config.base_training, all_weights, workdir / 'base', init, tokenizer, store, plan, mesh)
+    decoder = load_start(config, init, mesh, all_weights)
+    restore(decoder, config.base_training, workdir / 'base', mesh)
+    save_model(decoder, tokenizer, target)
+    await_file(target / 'config.json')
 
 
 def _base_init(workdir: Path) -> Path:
@@ -205,22 +159,26 @@ def _init_base(config: Config, workdir: Path, prepared: Prepared) -> None:
 def _run_training(
     config: Config,
     part: TrainingPart,
+    lora: LoraSettings,
     workdir: Path,
     model_folder: Path,
     tokenizer: PreTrainedTokenizerBase,
     store: ExampleStore,
     plan: Plan,
     mesh: Mesh,
+    dev: DevSet | None = None,
 ) -> None:
-    decoder = _load(config, model_folder, mesh)
-    graphdef, params = nnx.split(decoder, nnx.Param)
+    decoder = load_start(config, model_folder, mesh, lora)
+    graphdef, trained, frozen = split_trained(decoder)
+    flops = _count_flops(decoder.architecture, lora, store, plan)
     del decoder
-    run = Run.from_plan(plan)
     fit(
         graphdef,
-        params,
+        trained,
+        frozen=frozen,
+        dropout_seed=config.seed if lora.enabled and lora.dropout else None,
         mesh=mesh,
-        run=run,
+        run=Run.from_plan(plan, flops=flops, example_ids=lambda step: _example_ids(store, plan, step)),
         batches=lambda start: make_loader(
             store,
             plan,
@@ -237,46 +195,73 @@ def _run_training(
             'plan': plan.hash,
             'examples': store.fingerprint,
             'tokenizer': tokenizer_hash(tokenizer),
-            'model': _model_hash(model_folder),
+            'model': model_hash(model_folder),
             'optimizer': dataclasses.asdict(part.optimizer),
             'task_weights': dict(part.train.task_weights),
             'accumulation': part.train.accumulation,
             'dtypes': [config.model.param_dtype, config.model.compute_dtype],
+            'lora': dataclasses.asdict(lora) if lora.enabled else None,
         },
         workdir=workdir,
+        dev=dev,
     )
 
 
-def _load(config: Config, folder: Path, mesh: Mesh) -> Decoder:
-    return load_decoder(
-        folder,
-        sharding_for=lambda path, shape: sharding_for(mesh, path, shape),
-        param_dtype=jnp.dtype(config.model.param_dtype),
-        compute_dtype=jnp.dtype(config.model.compute_dtype),
-        remat=config.model.remat,
+def _dev_set(
+    config: Config, workdir: Path, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, plan: Plan, mesh: Mesh
+) -> DevSet | None:
+    """The documents of `eval.loss_split` in rows like those of the training; None where no dev loss is asked for."""
+    if not config.eval.loss_every:
+        return None
+    tasks = dataclasses.replace(config.tasks, names=('document',))
+    settings = dataclasses.replace(
+        config.training.plan, buckets=plan.buckets, longest=0, steps=None, epochs=1.0, mix={}, mix_end={}
+    )
+    store, dev_plan = prepare_examples(
+        tasks,
+        dataclasses.replace(config.training, plan=settings),
+        config.seed,
+        prepared,
+        tokenizer,
+        workdir / 'data' / 'dev-examples',
+        split=config.eval.loss_split,
+        most_documents=config.eval.loss_documents,
+    )
+    say(_describe('dev loss', store, dev_plan))
+    loader = config.training.loader
+    return DevSet(
+        every=config.eval.loss_every,
+        shapes=tuple(sorted(dev_plan.shapes)),
+        batches=lambda: (
+            batch
+            for _, batch in make_loader(
+                store, dev_plan, batch_sharding(mesh), threads=loader.threads, prefetch=loader.prefetch
+            )
+        ),
     )
 
 
-def _restore(decoder: Decoder, workdir: Path) -> tuple[int, Decoder]:
-    """Replaces the parameters by those of the newest checkpoint in `workdir`."""
-    graphdef, params = nnx.split(decoder, nnx.Param)
-    pure = nnx.to_pure_dict(params)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), pure)
-    step, restored = restore_parameters(workdir / 'checkpoints', abstract)
-    nnx.replace_by_pure_dict(params, restored)
-    return step, nnx.merge(graphdef, params)
+def _count_flops(
+    architecture: Architecture, lora: LoraSettings, store: ExampleStore, plan: Plan
+) -> Callable[[int], float]:
+    """Returns the function of the step that gives the FLOPs that its examples need, each as a text by itself."""
+    adapters = lora_parameter_count(architecture, lora.rank, lora.targets) if lora.enabled else 0
+
+    @functools.cache
+    def of_text(length: int) -> float:
+        if lora.enabled:
+            return length * flops_per_token(architecture, length, backward='lora', lora_parameters=adapters)
+        return length * flops_per_token(architecture, length, backward='full')
+
+    def of_step(step: int) -> float:
+        lengths, counts = np.unique(store.lengths[np.concatenate(plan.rows(step))], return_counts=True)
+        return sum(count * of_text(length) for length, count in zip(lengths.tolist(), counts.tolist(), strict=True))
+
+    return of_step
 
 
-def _model_hash(folder: Path) -> str:
-    """SHA-256 of the config and of each weight file's header and size: cheap for any model, and
-    different for any two models that a mix-up could confuse."""
-    digest = hashlib.sha256((folder / 'config.json').read_bytes())
-    for path in sorted(folder.glob('*.safetensors')):
-        with open(path, 'rb') as file:
-            header = file.read(8)
-            digest.update(header + file.read(int.from_bytes(header, 'little')))
-        digest.update(f'{path.name} {path.stat().st_size}'.encode())
-    return digest.hexdigest()
+def _example_ids(store: ExampleStore, plan: Plan, step: int) -> list[str]:
+    return [example.example_id for example in store.examples(np.concatenate(plan.rows(step)))]
 
 
 def _describe(what: str, store: ExampleStore, plan: Plan) -> str:

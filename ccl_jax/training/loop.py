@@ -4,70 +4,30 @@ Interrupted anywhere, the same call goes on from the latest checkpoint and gives
 losses that an uninterrupted run would have given, bit for bit on the same machine.
 """
 
-import collections
 import contextlib
-import dataclasses
-import json
-import math
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
-from ccl_jax.data.plan import Plan
-from ccl_jax.errors import UserError
-from ccl_jax.tasks import TASKS
+from ccl_jax.errors import Interrupted, UserError
 from ccl_jax.training.checkpoints import Checkpoints
+from ccl_jax.training.compilation import compile_shapes
+from ccl_jax.training.console import say
+from ccl_jax.training.dev_loss import LOSS, DevSet, dev_losses, make_loss_step
+from ccl_jax.training.goodput import Goodput, sentence
+from ccl_jax.training.interrupt import Interrupt
 from ccl_jax.training.objective import task_coefficients
+from ccl_jax.training.profiling import ProfileWindow
+from ccl_jax.training.recorder import Recorder
+from ccl_jax.training.run import Run
 from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
-from ccl_jax.training.step import (
-    Batch,
-    Metrics,
-    TrainState,
-    abstract_batch,
-    abstract_state,
-    init_state,
-    make_train_step,
-)
+from ccl_jax.training.step import Batch, TrainState, abstract_state, init_state, make_train_step
 
-# Metrics are fetched this many steps late, so that the host prepares the next step while the device works.
-_LAG = 2
-_MOST_SKIPPED_IN_A_ROW = 25
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What the loop needs to know of the batch plan.
-
-    Attributes:
-        total_steps: of the whole run, from step 0.
-        shapes: the different (rows, length) of its batches.
-        real_tokens: per step, its tokens without padding.
-        task_constants: N_t by task name.
-    """
-
-    total_steps: int
-    shapes: tuple[tuple[int, int], ...]
-    real_tokens: np.ndarray
-    task_constants: Mapping[str, float]
-
-    @classmethod
-    def from_plan(cls, plan: Plan) -> 'Run':
-        return cls(
-            total_steps=plan.steps,
-            shapes=tuple(sorted(plan.shapes)),
-            real_tokens=plan.step_tokens,
-            task_constants=plan.task_constants,
-        )
+GOODPUT = 'goodput.json'
 
 
 def fit(
@@ -81,64 +41,148 @@ def fit(
     settings: TrainingSettings,
     fingerprint: Mapping[str, Any],
     workdir: str | Path,
+    frozen: Any = None,
+    dropout_seed: int | None = None,
+    dev: DevSet | None = None,
 ) -> TrainState:
     """Trains to the end of the run and returns the last state.
 
-    Writes `checkpoints/`, `metrics.jsonl` (one object per step) and `tensorboard/`
-    in `workdir`; continues from the latest checkpoint there.
+    Writes `checkpoints/`, `goodput.json` and what `Recorder` writes in `workdir`;
+    continues from the latest checkpoint there.
 
     Args:
         graphdef, params: of the decoder, see `make_train_step`; parameters lie on
             the mesh already. They are used up: do not use them afterwards.
+            Only they are trained and saved.
         batches: start step -> iterator of (step, batch), every step once, in order.
         fingerprint: what must be the same on resume, see `Checkpoints`.
+        frozen: the decoder's other weights, on the mesh already; None for none. They stay as they are.
+        dropout_seed: see `make_train_step`.
+        dev: what else to measure the loss of; the checkpoints with the lowest are kept too.
 
     Raises:
-        UserError: a setting does not fit, a checkpoint differs or is damaged, or
-            the loss is not finite for many steps in a row.
+        UserError: a setting does not fit, a checkpoint differs, is damaged or cannot be
+            written, or the loss is not finite for many steps in a row.
+        Interrupted: there was a SIGTERM, and the state is saved.
     """
     workdir = Path(workdir)
-    params = nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params
+    goodput = Goodput(workdir / GOODPUT)
+    params, frozen = (nnx.to_pure_dict(x) if isinstance(x, nnx.State) else x for x in (params, frozen or {}))
     _check_rows(run, mesh, settings.accumulation)
     coefficients = task_coefficients(settings.task_weights, run.task_constants)
 
-    with Checkpoints(workdir / 'checkpoints', keep=settings.keep, fingerprint=fingerprint) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(_open_checkpoints(workdir, settings, fingerprint, dev))
+        interrupt = stack.enter_context(Interrupt())
         abstract = abstract_state(params, optimizer, mesh)
-        start = checkpoints.newest()
-        if start is None:
-            start, state = 0, init_state(params, optimizer, mesh)
-        else:
-            # Room for the parameters that come instead.
-            jax.tree.map(lambda x: x.delete(), params)
-            trees = checkpoints.load(start, _to_save(abstract))
-            state = TrainState(params=trees['params'], **trees['optimizer'])
-            _say(f'resuming from the checkpoint at step {start} of {run.total_steps}')
+        start, state = _first_state(checkpoints, params, abstract, optimizer, mesh)
         if start >= run.total_steps:
             return state
+        if start:
+            say(f'resuming from the checkpoint at step {start} of {run.total_steps}')
+        goodput.spent('start')
 
         train_step = make_train_step(
             graphdef,
             abstract,
+            frozen,
             optimizer,
             mesh,
             coefficients=coefficients,
             total_steps=run.total_steps,
             tile_tokens=settings.tile_tokens,
             accumulation=settings.accumulation,
+            dropout_seed=dropout_seed,
         )
-        compiled = _compile(train_step, abstract, run.shapes, mesh)
+        train_step = compile_shapes(train_step, (abstract, frozen), run.shapes, mesh, 'the step')
+        measure = _compile_dev_losses(graphdef, abstract.params, frozen, mesh, settings, dev)
+        goodput.spent('compile')
 
-        with _Recorder(workdir, start, run, settings.log_every) as recorder:
-            for step, batch in _expect_steps(batches(start), start, run.total_steps):
-                rows, length = batch['tokens'].shape
-                state, metrics = compiled[rows, length](state, batch)
-                recorder.add(step, (rows, length), metrics)
-                done = step + 1
-                if done % settings.checkpoint_every == 0 or done == run.total_steps:
-                    # The lines of all steps up to here must be on disk before a resumed run may begin after them.
-                    recorder.drain()
-                    checkpoints.save(done, _to_save(state))
+        recorder = stack.enter_context(Recorder(workdir, start, run, settings))
+        profile = stack.enter_context(_profile_window(workdir, settings))
+        upcoming = stack.enter_context(contextlib.closing(_expect_steps(batches(start), start, run.total_steps)))
+        goodput.lose(recorder.dropped)
+        goodput.spent('start')
+        checkpoint_wait = 0.0
+        for step, batch in upcoming:
+            data_wait = goodput.spent('data_wait')
+            profile.before(step, state)
+            state, metrics = train_step(state, frozen, batch)
+            rows, length = batch['tokens'].shape
+            recorder.add(step, (rows, length), metrics, data_wait, checkpoint_wait)
+
+            done = step + 1
+            stop, last = interrupt.agreed(), done == run.total_steps
+            losses = {}
+            if dev is not None and (done % dev.every == 0 or last):
+                recorder.drain()
+                goodput.spent('steps')
+                losses = measure(state.params)
+                recorder.evaluated(done, losses, goodput.spent('evaluation'))
+            checkpoint_wait = 0.0
+            if checkpoints.due(done) or losses or stop or last:
+                # The lines of all steps up to here must be on disk before a resumed run may begin after them.
+                recorder.drain()
+                _write(goodput, done)
+                checkpoints.save(done, _to_save(state), losses)
+                if stop or last:
+                    checkpoints.wait()
+                checkpoint_wait = goodput.spent('checkpoint_wait')
+            if stop or last:
+                break
+            goodput.spent('steps')
+        profile.finish(state)
+        say(sentence(_write(goodput, done)))
+    if stop:
+        raise Interrupted(f'SIGTERM: saved after step {done} of {run.total_steps}; the same command goes on from there')
     return state
+
+
+def checkpoint_directory(workdir: Path, settings: TrainingSettings) -> str:
+    """Where the checkpoints of the run in `workdir` lie."""
+    return settings.checkpoint_directory or str(workdir / 'checkpoints')
+
+
+def _open_checkpoints(
+    workdir: Path, settings: TrainingSettings, fingerprint: Mapping[str, Any], dev: DevSet | None
+) -> Checkpoints:
+    return Checkpoints(
+        checkpoint_directory(workdir, settings),
+        keep=settings.keep,
+        fingerprint=fingerprint,
+        every_steps=settings.checkpoint_every or None,
+        every_seconds=60 * settings.checkpoint_minutes or None,
+        keep_best=settings.keep_best if dev is not None else 0,
+        best_metric=LOSS,
+    )
+
+
+def _first_state(
+    checkpoints: Checkpoints, params: Any, abstract: TrainState, optimizer: OptimizerSettings, mesh: Mesh
+) -> tuple[int, TrainState]:
+    """Returns the steps done and the state after them: of the newest checkpoint, or a new one."""
+    start = checkpoints.newest()
+    if start is None:
+        return 0, init_state(params, optimizer, mesh)
+    # Room for the parameters that come instead.
+    jax.tree.map(lambda x: x.delete(), params)
+    trees = checkpoints.load(start, _to_save(abstract))
+    return start, TrainState(params=trees['params'], **trees['optimizer'])
+
+
+def _compile_dev_losses(
+    graphdef: nnx.GraphDef, params: Any, frozen: Any, mesh: Mesh, settings: TrainingSettings, dev: DevSet | None
+) -> Callable[[Any], dict[str, float]]:
+    """Returns the function of the parameters that gives the losses on the dev set; of no set, no losses."""
+    if dev is None:
+        return lambda params: {}
+    loss_step = make_loss_step(graphdef, params, frozen, mesh, tile_tokens=settings.tile_tokens)
+    loss_step = compile_shapes(loss_step, (params, frozen), dev.shapes, mesh, 'the dev loss')
+    return lambda params: dev_losses(loss_step, params, frozen, dev.batches(), settings.task_weights)
+
+
+def _profile_window(workdir: Path, settings: TrainingSettings) -> ProfileWindow:
+    return ProfileWindow(workdir / 'tensorboard', settings.profile_start, settings.profile_steps)
 
 
 def _to_save(state: TrainState) -> dict[str, Any]:
@@ -147,6 +191,14 @@ def _to_save(state: TrainState) -> dict[str, Any]:
         'params': state.params,
         'optimizer': {'step': state.step, 'skipped': state.skipped, 'opt_state': state.opt_state},
     }
+
+
+def _write(goodput: Goodput, done: int) -> dict[str, Any]:
+    """Writes the ledger on process 0 and returns what it says."""
+    report = goodput.report(done)
+    if jax.process_index() == 0:
+        goodput.write(report)
+    return report
 
 
 def _check_rows(run: Run, mesh: Mesh, accumulation: int) -> None:
@@ -159,153 +211,12 @@ def _check_rows(run: Run, mesh: Mesh, accumulation: int) -> None:
             )
 
 
-def _compile(train_step: Any, state: TrainState, shapes: tuple[tuple[int, int], ...], mesh: Mesh) -> dict[Any, Any]:
-    """Compiles the step for every shape at the start, so that no compilation falls into the run."""
-    compiled = {}
-    for number, (rows, length) in enumerate(shapes, start=1):
-        _say(f'compiling the step for {rows} rows of {length} tokens ({number} of {len(shapes)}) ...', end=' ')
-        began = time.perf_counter()
-        compiled[rows, length] = train_step.lower(state, abstract_batch(rows, length, mesh)).compile()
-        _say(f'{time.perf_counter() - began:.1f} s')
-    return compiled
-
-
-def _expect_steps(batches: Iterator[tuple[int, Batch]], start: int, stop: int) -> Iterator[tuple[int, Batch]]:
+def _expect_steps(
+    batches: Iterator[tuple[int, Batch]], start: int, stop: int
+) -> Generator[tuple[int, Batch], None, None]:
     """Yields the batches of steps start..stop-1 and makes sure that it is these."""
     for expected in range(start, stop):
         step, batch = next(batches, (None, {}))
         if step != expected:
             raise ValueError(f'the loader gave step {step} where step {expected} was due')
         yield expected, batch
-
-
-class _Recorder:
-    """Writes what each step measured: metrics.jsonl, TensorBoard, and the progress display.
-
-    On processes other than 0 it fetches, which keeps the processes in step, and writes nothing.
-    """
-
-    def __init__(self, workdir: Path, start: int, run: Run, log_every: int):
-        self._run = run
-        self._log_every = log_every
-        self._queue: collections.deque[tuple[int, tuple[int, int], Metrics]] = collections.deque()
-        self._skipped_in_a_row = 0
-        self._last_time = time.perf_counter()
-        self._writes = jax.process_index() == 0
-        self._open = contextlib.ExitStack()
-        self._bar = None
-        if self._writes:
-            workdir.mkdir(parents=True, exist_ok=True)
-            cut_metrics(workdir / 'metrics.jsonl', start)
-            self._lines = self._open.enter_context(open(workdir / 'metrics.jsonl', 'a', encoding='utf-8'))  # noqa: SIM115
-            writer = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start or None)
-            self._tensorboard = self._open.enter_context(writer)
-            if sys.stderr.isatty():
-                bar = tqdm(total=run.total_steps, initial=start, unit='step', dynamic_ncols=True)
-                self._bar = self._open.enter_context(bar)
-
-    def add(self, step: int, shape: tuple[int, int], metrics: Metrics) -> None:
-        self._queue.append((step, shape, metrics))
-        if len(self._queue) > _LAG:
-            self._record(*self._queue.popleft())
-
-    def drain(self) -> None:
-        """Records every step that was added, and makes sure that the lines are on disk."""
-        while self._queue:
-            self._record(*self._queue.popleft())
-        if self._writes:
-            self._lines.flush()
-            os.fsync(self._lines.fileno())
-
-    def __enter__(self) -> '_Recorder':
-        return self
-
-    def __exit__(self, error_type: Any, *_: object) -> None:
-        with self._open:
-            if error_type is None:
-                self.drain()
-
-    def _record(self, step: int, shape: tuple[int, int], device_metrics: Metrics) -> None:
-        metrics = jax.device_get(device_metrics)
-        now = time.perf_counter()
-        seconds, self._last_time = now - self._last_time, now
-        self._skipped_in_a_row = 0 if metrics['finite'] else self._skipped_in_a_row + 1
-        if self._writes:
-            line = _line(step, shape, metrics, int(self._run.real_tokens[step]), seconds)
-            self._lines.write(json.dumps(line) + '\n')
-            self._lines.flush()
-            self._write_tensorboard(line)
-            self._show(line)
-        if self._skipped_in_a_row == _MOST_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f'the loss or a gradient was not finite in {_MOST_SKIPPED_IN_A_ROW} steps in a row, up to step {step}; '
-                'lower learning_rate or raise warmup_steps, and train into another workdir'
-            )
-
-    def _write_tensorboard(self, line: dict[str, Any]) -> None:
-        for name in ('loss', 'learning_rate', 'grad_norm', 'tokens_per_second'):
-            if line[name] is not None:
-                self._tensorboard.add_scalar(f'train/{name}', line[name], line['step'])
-        for task, loss in line['task_losses'].items():
-            if loss is not None:
-                self._tensorboard.add_scalar(f'train/loss_{task}', loss, line['step'])
-
-    def _show(self, line: dict[str, Any]) -> None:
-        losses = {task: 'not finite' if loss is None else f'{loss:.3f}' for task, loss in line['task_losses'].items()}
-        if line['skipped']:
-            losses['skipped'] = str(line['skipped'])
-        if self._bar is not None:
-            self._bar.update()
-            self._bar.set_postfix(losses, refresh=False)
-            return
-        done = line['step'] + 1
-        if done % self._log_every == 0 or done == self._run.total_steps:
-            numbers = ', '.join(f'{name} {value}' for name, value in losses.items())
-            _say(f'step {done} of {self._run.total_steps}: {numbers}, {line["tokens_per_second"]:,.0f} tokens/s')
-
-
-def cut_metrics(path: Path, start: int) -> None:
-    """Drops the lines of steps at or after `start`, and lines that a killed process left torn."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-        try:
-            step = json.loads(line)['step']
-        except (ValueError, KeyError, TypeError):
-            continue
-        if step < start:
-            kept.append(line + '\n')
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(''.join(kept), encoding='utf-8')
-    partial.replace(path)
-
-
-def _line(step: int, shape: tuple[int, int], metrics: Any, real_tokens: int, seconds: float) -> dict[str, Any]:
-    """One line of metrics.jsonl; a number that is not finite is null, which JSON has."""
-    weights = {task: float(w) for task, w in zip(TASKS, metrics['task_weights'], strict=True) if w > 0}
-    sums = dict(zip(TASKS, metrics['task_sums'], strict=True))
-    return {
-        'step': step,
-        'loss': _finite(metrics['loss']),
-        'task_losses': {task: _finite(sums[task] / weight) for task, weight in weights.items()},
-        'task_weights': weights,
-        'learning_rate': _finite(metrics['learning_rate']),
-        'grad_norm': _finite(metrics['grad_norm']),
-        'skipped': int(metrics['skipped']),
-        'bucket': shape[1],
-        'rows': shape[0],
-        'tokens': real_tokens,
-        'padded_tokens': shape[0] * shape[1],
-        'seconds': round(seconds, 6),
-        'tokens_per_second': round(real_tokens / max(seconds, 1e-9), 1),
-    }
-
-
-def _finite(number: Any) -> float | None:
-    return float(number) if math.isfinite(number) else None
-
-
-def _say(message: str, end: str = '\n') -> None:
-    if jax.process_index() == 0:
-        print(message, end=end, file=sys.stderr, flush=True)

@@ -1,39 +1,30 @@
 """The device mesh and where each array lies on it.
 
-Axes: `replica` (whole copies, across slices or slow networks), `fsdp` (parameters
-and rows are divided), `tensor` (heads, feed-forward and vocabulary are divided).
-Rows of a batch lie over replica x fsdp. One table says how parameters lie; it is
+Rows of a batch lie over replica x fsdp. Parameters lie as the table of `model.sharding` says; it is
 matched against the end of a path, so an optimizer's moments lie like their parameters.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.errors import UserError
+from ccl_jax.model.sharding import AXES, BATCH_AXES, axes_of
 
-AXES = ('replica', 'fsdp', 'tensor')
-BATCH_AXES = ('replica', 'fsdp')
-
-# Path of a parameter -> axis of each dimension; what no row names, the norms, is whole on every device.
-# Products divided by heads or feed-forward columns end in one divided by rows, so `tensor` sums once per block.
-_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r'(^|/)embedding$', ('tensor', 'fsdp')),
-    (r'(^|/)lm_head$', ('fsdp', 'tensor')),
-    (r'(^|/)layers/(query|key|value|gate|up)$', (None, 'fsdp', 'tensor')),
-    (r'(^|/)layers/(output|down)$', (None, 'tensor', 'fsdp')),
-)
+__all__ = ['AXES', 'BATCH_AXES', 'batch_sharding', 'make_mesh', 'path_name', 'sharding_for', 'tree_shardings']
 
 
 def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh over all devices; one size may be -1 and takes what is left.
 
+    On several TPU slices, `replica` runs over the slices first, so that only it crosses the network between them.
+
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices, or replica is no multiple of the slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {'replica': replica, 'fsdp': fsdp, 'tensor': tensor}
@@ -49,7 +40,19 @@ def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Seq
         )
     shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes.values())
     # Explicit, because the default type of an axis differs between versions of jax.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    # On GPUs the number means a host; their networks are for NCCL to tell apart.
+    slices = len({getattr(device, 'slice_index', 0) for device in devices}) if devices[0].platform == 'tpu' else 1
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if shape[0] % slices:
+        raise UserError(
+            f'mesh {wanted} on {slices} TPU slices: replica is {shape[0]}; make it a multiple of {slices}, because '
+            'the network between slices is too slow for the other axes'
+        )
+    inside = (shape[0] // slices, *shape[1:])
+    arranged = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -64,14 +67,7 @@ def sharding_for(mesh: Mesh, path: str, shape: Sequence[int]) -> NamedSharding:
         path: names joined by '/', e.g. 'layers/query'.
         shape: its shape; a dimension that its axis does not divide stays whole.
     """
-    for pattern, spec in _RULES:
-        if re.search(pattern, path) and len(spec) == len(shape):
-            axes = [
-                axis if axis is not None and size % mesh.shape[axis] == 0 else None
-                for axis, size in zip(spec, shape, strict=True)
-            ]
-            return NamedSharding(mesh, PartitionSpec(*axes))
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, PartitionSpec(*axes_of(path, shape, mesh)))
 
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:

@@ -1,6 +1,7 @@
 """One training step: loss and gradients over micro-batches, clipping, update; all in one jitted function."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,15 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ccl_jax.training.mesh import batch_sharding, tree_shardings
+from ccl_jax.training.mesh import BATCH_AXES, batch_sharding, tree_shardings
 from ccl_jax.training.objective import task_sums
-from ccl_jax.training.optimizer import make_optimizer, schedule_factor
+from ccl_jax.training.optimizer import (
+    apply_gradients,
+    check_patterns,
+    init_optimizer,
+    make_optimizer,
+    schedule_factor,
+)
 from ccl_jax.training.settings import OptimizerSettings
 
 Batch = dict[str, jax.Array]
@@ -29,8 +36,8 @@ class TrainState:
         step: int32, the number of steps done.
         skipped: int32, how many of them left the parameters alone because the
             loss or a gradient was not finite.
-        params: nested dict of arrays.
-        opt_state: the optimizer's.
+        params: nested dict of the arrays that are trained.
+        opt_state: the optimizer's, with float32 masters of parameters that are not float32.
     """
 
     step: Any
@@ -43,14 +50,15 @@ def init_state(params: Any, optimizer: OptimizerSettings, mesh: Mesh) -> TrainSt
     """Returns the state at step 0; parameters are taken as they lie, moments lie like them."""
     abstract = abstract_state(params, optimizer, mesh)
     opt_shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
-    opt_state = jax.jit(make_optimizer(optimizer).init, out_shardings=opt_shardings)(params)
+    init = functools.partial(init_optimizer, make_optimizer(optimizer, mesh))
+    opt_state = jax.jit(init, out_shardings=opt_shardings)(params)
     step, skipped = jax.device_put((np.int32(0), np.int32(0)), abstract.step.sharding)
     return TrainState(step, skipped, params, opt_state)
 
 
 def abstract_state(params: Any, optimizer: OptimizerSettings, mesh: Mesh) -> TrainState:
     """Returns the shapes, types and shardings of a state, to compile for or to load into, without making it."""
-    opt_state = jax.eval_shape(make_optimizer(optimizer).init, params)
+    opt_state = jax.eval_shape(functools.partial(init_optimizer, make_optimizer(optimizer, mesh)), params)
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     return TrainState(
         step=count,
@@ -76,6 +84,7 @@ def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDty
 def make_train_step(
     graphdef: nnx.GraphDef,
     state: TrainState,
+    frozen: Any,
     optimizer: OptimizerSettings,
     mesh: Mesh,
     *,
@@ -83,40 +92,55 @@ def make_train_step(
     total_steps: int,
     tile_tokens: int,
     accumulation: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the jitted function (state, batch) -> (state, metrics).
+    dropout_seed: int | None = None,
+) -> Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]:
+    """Returns the jitted function (state, frozen, batch) -> (state, metrics).
 
-    The state is donated and stays on its shardings. A step whose loss or gradient
-    is not finite counts, but changes nothing else.
+    The state is donated and stays on its shardings; `frozen` is only read. A step whose
+    loss or gradient is not finite counts, but changes nothing else. Gradients are summed
+    over devices in the parameters' type, over micro-batches in float32.
 
     Args:
-        graphdef: of the decoder; merged with `state.params` it maps (tokens,
-            positions, segment_ids) to hidden states [B, T, D] and has
-            `output_embedding()`, [D, V].
+        graphdef: of the decoder; merged with `state.params` and `frozen` it maps
+            (tokens, positions, segment_ids) to hidden states [B, T, D] and has
+            `output_embedding()`, [D, V], and `architecture.final_softcap`.
         state: a state or an abstract one, for its structure and shardings.
+        frozen: nested dict of the weights that are not trained, {} for none; as `state`.
         coefficients: lambda_t / N_t of `task_coefficients`, [K].
         total_steps: of the run, for the learning-rate schedule.
         tile_tokens: see `task_sums`.
         accumulation: micro-batches per step, one after the other; divides the rows.
+        dropout_seed: of the adapters' dropout, which also depends on the step, the
+            micro-batch and the layer, and on nothing else; None for no dropout.
 
     Metrics, all replicated: `loss`; `task_sums` and `task_weights` [K]; `grad_norm`
     before clipping; `learning_rate`; `finite` bool; `skipped`, so far.
-    """
-    transformation = make_optimizer(optimizer)
-    factor = schedule_factor(optimizer, total_steps)
-    gradients_of = _make_gradients(graphdef, mesh, coefficients, tile_tokens, accumulation)
-    state_shardings = jax.tree.map(lambda x: x.sharding, state)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, (sums, weights), gradients = gradients_of(state.params, batch)
-        gradients = jax.lax.with_sharding_constraint(gradients, state_shardings.params)
+    Raises:
+        UserError: a regular expression of `optimizer` finds no parameter, or its warm-up does not fit the run.
+    """
+    check_patterns(optimizer, state.params)
+    transformation = make_optimizer(optimizer, mesh)
+    factor = schedule_factor(optimizer, total_steps)
+    state_shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (state, frozen))
+    gradients_of = make_gradients(
+        graphdef,
+        mesh,
+        state_shardings.params,
+        coefficients=coefficients,
+        tile_tokens=tile_tokens,
+        accumulation=accumulation,
+    )
+
+    def train_step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = None if dropout_seed is None else jax.random.fold_in(jax.random.key(dropout_seed), state.step)
+        loss, (sums, weights), gradients = gradients_of(state.params, frozen, batch, key)
         grad_norm = optax.tree.norm(gradients)
         if optimizer.clip_norm is not None:
             clip = jnp.minimum(1.0, optimizer.clip_norm / grad_norm)
             gradients = jax.tree.map(lambda g: g * clip, gradients)
-        updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
         rate = factor(state.step)
-        params = jax.tree.map(lambda p, u: (p + rate * u).astype(p.dtype), state.params, updates)
+        params, opt_state = apply_gradients(transformation, gradients, state.opt_state, state.params, rate)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
@@ -135,20 +159,30 @@ def make_train_step(
 
     return jax.jit(
         train_step,
-        in_shardings=(state_shardings, batch_sharding(mesh)),
+        in_shardings=(state_shardings, frozen_shardings, batch_sharding(mesh)),
         out_shardings=(state_shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
 
 
-def _make_gradients(
-    graphdef: nnx.GraphDef, mesh: Mesh, coefficients: np.ndarray, tile_tokens: int, accumulation: int
-) -> Callable[[Any, Batch], tuple[jax.Array, tuple[jax.Array, jax.Array], Any]]:
-    """Returns (params, batch) -> (loss, (S_t, W_t), gradients), micro-batches added up."""
+def make_gradients(
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    shardings: Any,
+    *,
+    coefficients: np.ndarray,
+    tile_tokens: int,
+    accumulation: int = 1,
+) -> Callable[[Any, Any, Batch, jax.Array | None], tuple[jax.Array, tuple[jax.Array, jax.Array], Any]]:
+    """Returns the function (params, frozen, batch, dropout key) -> (loss, (S_t, W_t), gradients), to be jitted.
 
-    def loss(params, batch):
-        decoder = nnx.merge(graphdef, params)
-        hidden = decoder(batch['tokens'], batch['positions'], batch['segment_ids'])
+    Gradients are float32 and lie as `shardings`, the tree of the parameters' shardings, says.
+    The other arguments are those of `make_train_step`.
+    """
+
+    def loss(params, frozen, batch, key):
+        decoder = nnx.merge(graphdef, params, frozen)
+        hidden = decoder(batch['tokens'], batch['positions'], batch['segment_ids'], dropout_key=key)
         sums, weights = task_sums(
             hidden,
             decoder.output_embedding(),
@@ -157,26 +191,36 @@ def _make_gradients(
             batch['task_ids'],
             mesh=mesh,
             tile_tokens=tile_tokens,
+            softcap=decoder.architecture.final_softcap,
         )
         return jnp.sum(coefficients * sums), (sums, weights)
 
-    def of_batch(params, batch):
-        (value, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
-        return value, sums, gradients
+    def of_batch(params, frozen, batch, key):
+        (value, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, frozen, batch, key)
+        # Each device gets its own part of the sum over devices, and nowhere does a whole gradient exist.
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings)
+        return value, sums, jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
 
     if accumulation == 1:
         return of_batch
 
-    def of_micro_batches(params, batch):
+    def of_micro_batches(params, frozen, batch, key):
         # Row r goes to micro-batch r mod accumulation, so every device keeps its own rows.
         micro_batches = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1), batch)
+        micro_batches = jax.lax.with_sharding_constraint(
+            micro_batches, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+        )
 
-        def add(totals, micro_batch):
-            return jax.tree.map(jnp.add, totals, of_batch(params, micro_batch)), None
+        def add(totals, number_and_batch):
+            number, micro_batch = number_and_batch
+            own_key = None if key is None else jax.random.fold_in(key, number)
+            return jax.tree.map(jnp.add, totals, of_batch(params, frozen, micro_batch, own_key)), None
 
         first = jax.tree.map(lambda x: x[0], micro_batches)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_batch, params, first))
-        return jax.lax.scan(add, zeros, micro_batches)[0]
+        shapes = jax.eval_shape(of_batch, params, frozen, first, key)
+        value, sums, gradients = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros = value, sums, jax.lax.with_sharding_constraint(gradients, shardings)
+        return jax.lax.scan(add, zeros, (jnp.arange(accumulation), micro_batches))[0]
 
     return of_micro_batches
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ccl_jax.model.architecture import Architecture, Llama3RopeScaling
-from ccl_jax.model.decoder import Decoder, inverse_frequencies
+from ccl_jax.model.architecture import Architecture, LinearRopeScaling, Llama3RopeScaling
+from ccl_jax.model.decoder import LINEARS, Decoder
 from ccl_jax.model.hf import init_decoder, load_decoder
+from ccl_jax.model.rope import inverse_frequencies
 
 # A large initializer_range makes logits of order 1, so that a tolerance of 1e-4 means something.
 GROUPED = Architecture(
@@ -33,12 +34,37 @@ SCALED = dataclasses.replace(
     rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 32),
 )
 DEEP = dataclasses.replace(GROUPED, num_hidden_layers=10)
+# No published model has all of these. Two periods of layers and a rest.
+FEATURED = dataclasses.replace(
+    GROUPED,
+    num_hidden_layers=5,
+    hidden_act='gelu_pytorch_tanh',
+    rope_scaling=LinearRopeScaling(4.0),
+    qkv_bias=True,
+    qk_norm=True,
+    post_norms=True,
+    norm_plus_one=True,
+    scale_embeddings=True,
+    query_scale=0.4,
+    attention_softcap=2.0,
+    final_softcap=3.0,
+    sliding_window=4,
+    windowed=(True, False, True, False, True),
+    local_rope_theta=50.0,
+)
 
 
 def random_rows(rows, length, seed=0, vocab_size=97):
     tokens = np.random.default_rng(seed).integers(0, vocab_size, (rows, length)).astype(np.int32)
     positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     return tokens, positions, np.ones((rows, length), np.int32)
+
+
+def shallow(architecture):
+    """The architecture with two layers, or with one period of them and a rest."""
+    if architecture.windowed:
+        return dataclasses.replace(architecture, num_hidden_layers=3, windowed=architecture.windowed[:3])
+    return dataclasses.replace(architecture, num_hidden_layers=2)
 
 
 def logits_of(decoder, *rows):
@@ -62,17 +88,28 @@ def test_logits_equal_transformers(architecture, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('architecture', [GROUPED, SCALED], ids=['plain', 'scaled'])
-def test_rotary_frequencies_equal_transformers(architecture):
+def test_rotary_frequencies_equal_transformers():
     pytest.importorskip('torch')
     transformers = pytest.importorskip('transformers')
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    expected = LlamaRotaryEmbedding(transformers.LlamaConfig(**architecture.to_hf())).inv_freq.numpy()
-    np.testing.assert_allclose(inverse_frequencies(architecture), expected, rtol=1e-6)
+    for architecture in (GROUPED, SCALED):
+        expected = LlamaRotaryEmbedding(transformers.LlamaConfig(**architecture.to_hf())).inv_freq.numpy()
+        ours = inverse_frequencies(architecture.head_dim, architecture.rope_theta, architecture.rope_scaling)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    ropes = {
+        'full_attention': {'rope_type': 'linear', 'factor': 8.0, 'rope_theta': 1e6},
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 1e4},
+    }
+    both = Gemma3RotaryEmbedding(transformers.Gemma3TextConfig(head_dim=8, rope_parameters=ropes))
+    full = inverse_frequencies(8, 1e6, LinearRopeScaling(8.0))
+    np.testing.assert_allclose(full, both.full_attention_inv_freq.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(inverse_frequencies(8, 1e4, None), both.sliding_attention_inv_freq.numpy(), rtol=1e-6)
 
 
-def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients():
+@pytest.mark.parametrize('architecture', [GROUPED, FEATURED], ids=['grouped', 'featured'])
+def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients(architecture):
     lengths, longest = (9, 1, 14), 14
     tokens, positions, segment_ids = random_rows(3, longest)
     packed = tuple(
@@ -81,7 +118,7 @@ def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients():
     )
     own = np.arange(longest) < np.array(lengths)[:, None]
     unpacked = (tokens, positions, own.astype(np.int32))
-    graphdef, params = nnx.split(init_decoder(dataclasses.replace(GROUPED, num_hidden_layers=2), seed=1))
+    graphdef, params = nnx.split(init_decoder(shallow(architecture), seed=1))
 
     def gradients(rows, select):
         def loss(params):
@@ -97,9 +134,10 @@ def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), left, right)
 
 
-def test_rematerialisation_changes_no_gradient():
+@pytest.mark.parametrize('architecture', [shallow(GROUPED), FEATURED], ids=['grouped', 'featured'])
+def test_rematerialisation_changes_no_gradient(architecture):
     tokens, positions, segment_ids = random_rows(2, 20)
-    decoder = init_decoder(dataclasses.replace(GROUPED, num_hidden_layers=2), seed=0)
+    decoder = init_decoder(architecture, seed=0)
 
     def gradients(remat):
         decoder.remat = remat
@@ -111,15 +149,99 @@ def test_rematerialisation_changes_no_gradient():
         compiled = jax.jit(jax.grad(loss)).lower(params).compile()
         return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
-    (kept, kept_bytes), (recomputed, recomputed_bytes) = gradients(False), gradients(True)
+    (kept, kept_bytes), (recomputed, recomputed_bytes) = gradients('none'), gradients('full')
     assert recomputed_bytes < 0.8 * kept_bytes
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, recomputed)
 
 
-@pytest.mark.parametrize('architecture', [GROUPED, SCALED], ids=['grouped', 'scaled'])
+@pytest.mark.parametrize(('windowed', 'gradients'), [((True, False) * 6, True), ((True, False) * 6 + (True,), False)])
+def test_the_loop_over_layers_copies_no_weights(windowed, gradients):
+    """The weights outweigh the activations; XLA's own count of temporary bytes shows at most a few layers of them."""
+    architecture = dataclasses.replace(
+        GROUPED,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=len(windowed),
+        windowed=windowed,
+        sliding_window=4,
+    )
+    for form in (architecture, dataclasses.replace(architecture, windowed=(), sliding_window=None)):
+        decoder = nnx.eval_shape(lambda form=form: Decoder(form, rngs=nnx.Rngs(0), remat='full'))
+        graphdef, params = nnx.split(decoder)
+
+        def mean(params, *rows, graphdef=graphdef):
+            return nnx.merge(graphdef, params)(*rows).mean()
+
+        compiled = jax.jit(jax.grad(mean) if gradients else mean).lower(params, *random_rows(1, 8)).compile()
+        size = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+        assert compiled.memory_analysis().temp_size_in_bytes < 0.35 * size
+
+
+class Delta(nnx.Module):
+    """An adapter that adds to the weights."""
+
+    def __init__(self, shape, seed):
+        self.weight = nnx.Variable(0.1 * jax.random.normal(jax.random.key(seed), shape))
+
+    def __call__(self, x, key):
+        scale = 1 if key is None else jax.random.uniform(key)
+        return scale * (x @ self.weight[...])
+
+
+def test_adapters_add_to_every_linear_product():
+    rows = random_rows(2, 12)
+    decoder = init_decoder(shallow(FEATURED), seed=0)
+    changed = nnx.clone(decoder)
+    for seed, name in enumerate(LINEARS):
+        weights = getattr(decoder.layers, name)
+        decoder.layers.adapters[name] = Delta(weights[...].shape, seed)
+    graphdef, state = nnx.split(decoder)
+    run = jax.jit(lambda state, key: nnx.merge(graphdef, state)(*rows, dropout_key=key))
+    plain = jax.jit(lambda params: nnx.merge(nnx.graphdef(changed), params)(*rows))
+    before = plain(nnx.state(changed))
+    for name in LINEARS:
+        # One at a time, so that none can stand in for another.
+        alone = nnx.clone(decoder)
+        for other in LINEARS:
+            alone.layers.adapters[other].weight[...] *= float(other == name)
+        with_delta = nnx.clone(changed)
+        getattr(with_delta.layers, name)[...] += decoder.layers.adapters[name].weight[...]
+        expected = plain(nnx.state(with_delta))
+        assert np.abs(expected - before).max() > 0.01, name
+        np.testing.assert_allclose(run(nnx.state(alone), None), expected, atol=1e-4, err_msg=name)
+    key = jax.random.key(1)
+    once = run(state, key)
+    np.testing.assert_array_equal(run(state, key), once)
+    assert np.abs(run(state, jax.random.key(2)) - once).max() > 0.01
+    decoder.remat = 'full'
+    recomputed = jax.jit(lambda state: nnx.merge(nnx.graphdef(decoder), state)(*rows, dropout_key=key))(state)
+    np.testing.assert_allclose(recomputed, once, atol=1e-5)
+
+
+def test_every_layer_and_linear_product_has_a_key_of_its_own():
+    keys = []
+
+    class Spy(nnx.Module):
+        def __call__(self, x, key):
+            jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
+            return 0 * x[..., :1]
+
+    for architecture in (shallow(GROUPED), shallow(FEATURED)):
+        keys.clear()
+        decoder = init_decoder(architecture, seed=0)
+        for name in LINEARS:
+            decoder.layers.adapters[name] = Spy()
+        graphdef, params = nnx.split(decoder)
+        run = jax.jit(lambda params, key, g=graphdef: nnx.merge(g, params)(*random_rows(1, 4), dropout_key=key))
+        run(params, jax.random.key(0)).block_until_ready()
+        jax.effects_barrier()
+        assert len(keys) == len(set(keys)) == len(LINEARS) * architecture.num_hidden_layers
+
+
+@pytest.mark.parametrize('architecture', [GROUPED, SCALED, FEATURED], ids=['grouped', 'scaled', 'featured'])
 def test_cached_decoding_equals_the_full_forward(architecture):
     prompts, new, slots = (9, 4, 1), 6, 9
-    decoder = init_decoder(dataclasses.replace(architecture, num_hidden_layers=2), seed=3)
+    decoder = init_decoder(architecture if architecture.windowed else shallow(architecture), seed=3)
     tokens, positions, segment_ids = random_rows(3, max(prompts) + new)
     full = jax.jit(lambda *rows: decoder(*rows))(tokens, positions, segment_ids)
     prefill = jax.jit(lambda *rows: decoder.prefill(*rows, slots + new))
@@ -150,7 +272,7 @@ def test_types_of_parameters_computation_and_logits():
     exact = nnx.clone(decoder)
     exact.compute_dtype = jnp.dtype('float32')
     rows = random_rows(2, 16)
-    hidden = decoder(*rows)
+    hidden = jax.jit(lambda *rows: decoder(*rows))(*rows)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(decoder))} == {jnp.dtype('float32')}
     halved = abstract_params(GROUPED, param_dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(halved)} == {jnp.dtype('bfloat16')}
@@ -173,6 +295,8 @@ def test_the_shapes_of_an_8b_model_cost_nothing():
     assert hidden.shape == (2, 64, 4096)
 
 
-@pytest.mark.parametrize('architecture', [GROUPED, TIED, SCALED], ids=['grouped', 'tied', 'scaled'])
+@pytest.mark.parametrize(
+    'architecture', [GROUPED, TIED, SCALED, FEATURED], ids=['grouped', 'tied', 'scaled', 'featured']
+)
 def test_the_parameter_count_is_that_of_the_parameters(architecture):
     assert architecture.parameter_count() == sum(leaf.size for leaf in jax.tree.leaves(abstract_params(architecture)))

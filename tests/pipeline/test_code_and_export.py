@@ -12,7 +12,7 @@ from ccl_jax.data.tokenization import encode_target, load_tokenizer
 from ccl_jax.decoding import predict
 from ccl_jax.decoding.generate import Generation
 from ccl_jax.pipeline.code import format_codes
-from ccl_jax.pipeline.train import load_trained, open_mesh
+from ccl_jax.pipeline.models import load_trained, open_mesh
 from ccl_jax.pipeline.workdir import workdir_config
 from tests.pipeline.conftest import ccl_jax
 

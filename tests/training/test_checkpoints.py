@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, unfinished, moved, or of another run."""
 
 import json
+import math
 import shutil
 
 import jax
@@ -10,7 +11,8 @@ import optax
 import pytest
 
 from ccl_jax.errors import UserError
-from ccl_jax.training.checkpoints import MANIFEST, Checkpoints, restore_parameters
+from ccl_jax.training.checkpoints import Checkpoints, restore_parameters
+from ccl_jax.training.manifest import MANIFEST
 
 FINGERPRINT = {'config': {'learning_rate': 0.1, 'layers': (1, 2)}, 'plan': 'abc'}
 
@@ -28,11 +30,11 @@ def abstract(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def save(directory, steps, keep=2):
-    with Checkpoints(directory, keep=keep, fingerprint=FINGERPRINT) as checkpoints:
+def save(directory, steps, keep=2, losses=None, **options):
+    with Checkpoints(directory, keep=keep, fingerprint=FINGERPRINT, **options) as checkpoints:
         checkpoints.newest()
         for step in steps:
-            checkpoints.save(step, state_at(step))
+            checkpoints.save(step, state_at(step), {'dev_loss': losses[step]} if losses and step in losses else None)
 
 
 def restore(directory, fingerprint=FINGERPRINT):
@@ -93,6 +95,17 @@ def test_a_save_is_not_changed_by_donating_its_arrays(tmp_path):
             state = scramble(state)
     _, params = restore_parameters(tmp_path, abstract(state['params']))
     np.testing.assert_array_equal(params, expected)
+
+
+def test_due_follows_the_steps_and_the_time_blocked_is_counted(tmp_path):
+    with Checkpoints(tmp_path, keep=2, fingerprint={}, every_steps=3) as checkpoints:
+        assert [step for step in range(1, 8) if checkpoints.due(step)] == [3, 6]
+        assert checkpoints.blocked_seconds == 0
+        checkpoints.save(1, state_at(1))
+        saving = checkpoints.blocked_seconds
+        assert saving > 0
+        checkpoints.wait()
+        assert checkpoints.blocked_seconds > saving
 
 
 def test_every_file_is_in_the_manifest(saved):
@@ -186,9 +199,54 @@ def test_another_model_is_refused(saved):
         checkpoints.load(3, abstract({'optimizer': {'opt_state': other_optimizer, 'step': jnp.int32(0)}}))
 
 
-def test_keeping_one_is_refused(tmp_path):
-    with pytest.raises(UserError, match='keep is 1'):
-        Checkpoints(tmp_path, keep=1, fingerprint={})
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        ({'keep': 1}, 'keep is 1'),
+        ({'keep_best': -1}, 'keep_best is -1'),
+        ({'keep_best': 1}, 'give best_metric'),
+        ({'best_mode': 'least'}, 'best_mode is "least"'),
+        ({'every_steps': 0}, 'every_steps is 0'),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tmp_path, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Checkpoints(tmp_path, **{'keep': 2, 'fingerprint': {}, **options})
+
+
+LOSSES = {1: 0.5, 2: 0.2, 3: 0.9, 5: 0.3, 6: math.nan, 7: 0.8}
+
+
+@pytest.mark.parametrize(
+    ('mode', 'kept', 'best'),
+    # The latest two are 6 and 7, with a loss that is not finite; step 4 was not measured.
+    [('min', ['2', '5', '6', '7'], 2), ('max', ['3', '6', '7'], 3)],
+)
+def test_the_best_are_kept_beside_the_latest(tmp_path, mode, kept, best):
+    options = {'losses': LOSSES, 'keep_best': 2, 'best_metric': 'dev_loss', 'best_mode': mode}
+    save(tmp_path, [1, 2, 3, 4], **options)
+    # What was measured is known after a restart.
+    save(tmp_path, [5, 6, 7], **options)
+    assert names(tmp_path) == kept
+    params = abstract(state_at(0)['params'])
+    step, restored = restore_parameters(tmp_path, params, best_metric='dev_loss', best_mode=mode)
+    assert step == best
+    np.testing.assert_array_equal(restored['embedding'], state_at(best)['params']['embedding'])
+    assert restore_parameters(tmp_path, params)[0] == 7
+    assert restore_parameters(tmp_path, params, best_metric='another')[0] == 7
+    assert restore(tmp_path)[0] == 7
+    flip_a_bit(data_file(tmp_path / str(best)))
+    second = {'min': 5, 'max': 7}[mode]
+    assert restore_parameters(tmp_path, params, best_metric='dev_loss', best_mode=mode)[0] == second
+
+
+def test_types_may_be_others_than_were_saved(saved):
+    params = state_at(0)['params']
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding), params)
+    _, restored = restore_parameters(saved, half)
+    for got, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(state_at(3)['params']), strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(np.array(got), np.array(expected.astype(jnp.bfloat16)))
 
 
 def test_no_checkpoint_to_read_is_an_error(tmp_path):

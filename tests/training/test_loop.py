@@ -1,13 +1,8 @@
 """The loop end to end with a tiny decoder: what it writes, and that a run may be killed anywhere."""
 
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,13 +10,13 @@ import pytest
 import tiny
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
-from tiny import SHAPES, fit_tiny, lines, losses
+from tiny import SHAPES, fit_tiny, lines, losses, spawn
 
 from ccl_jax.data.plan import PlanSettings, make_plan
 from ccl_jax.errors import UserError
-from ccl_jax.training import loop
-from ccl_jax.training.loop import Run, cut_metrics, fit
+from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding, make_mesh
+from ccl_jax.training.recorder import cut_lines
 from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 
 
@@ -30,15 +25,6 @@ def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('uninterrupted')
     fit_tiny(workdir)
     return workdir
-
-
-def spawn(runs, devices=1):
-    """Starts runs in another process; see the end of tiny.py."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
-    repository = Path(__file__).parents[2]
-    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(repository)}
-    arguments = [sys.executable, tiny.__file__, json.dumps(runs)]
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, process, seconds=120):
@@ -169,17 +155,36 @@ def test_the_mesh_changes_nothing(tmp_path):
         np.testing.assert_allclose(losses(tmp_path / eight), losses(tmp_path / one), rtol=1e-5)
 
 
-def test_steps_that_are_not_finite_are_skipped_and_end_the_run_when_they_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, '_MOST_SKIPPED_IN_A_ROW', 3)
-
+def test_steps_that_are_not_finite_are_skipped_and_end_the_run_when_they_go_on(tmp_path):
     def poison(step, batch):
         return {**batch, 'loss_weights': batch['loss_weights'] * np.float32(np.nan if 2 <= step < 4 or step > 4 else 1)}
 
-    with pytest.raises(UserError, match='3 steps in a row, up to step 7'):
-        fit_tiny(tmp_path, shapes=SHAPES[:1], change=poison)
+    def ids(step):
+        return [f'note-{step}', f'span-{step}']
+
+    with pytest.raises(UserError, match=r'3 steps in a row, up to step 7; .*skipped.jsonl names'):
+        fit_tiny(tmp_path, shapes=SHAPES[:1], change=poison, most_skipped=3, example_ids=ids)
     recorded = lines(tmp_path)
     assert [line['loss'] is None for line in recorded] == [False, False, True, True, False, True, True, True]
     assert [line['skipped'] for line in recorded] == [0, 0, 1, 2, 2, 3, 4, 5]
+    assert lines(tmp_path, 'skipped.jsonl') == [{'step': step, 'example_ids': ids(step)} for step in (2, 3, 5, 6, 7)]
+
+
+@pytest.mark.parametrize('step_of_nan', [0, 3])
+def test_a_skipped_step_changes_nothing(tmp_path, step_of_nan):
+    """NaN in one batch of a constant rate: the steps after it are those of a run without this batch."""
+    options = {'shapes': SHAPES[:1], 'schedule': 'constant', 'warmup_steps': 0}
+
+    def poison(step, batch):
+        if step == step_of_nan:
+            return {**batch, 'loss_weights': batch['loss_weights'] * np.float32(np.nan)}
+        return tiny.random_batch(step if step < step_of_nan else step - 1, *SHAPES[0])
+
+    fit_tiny(tmp_path / 'with', steps=7, change=poison, **options)
+    fit_tiny(tmp_path / 'without', steps=6, **options)
+    found = losses(tmp_path / 'with')
+    assert found[step_of_nan] is None
+    assert found[:step_of_nan] + found[step_of_nan + 1 :] == losses(tmp_path / 'without')
 
 
 def test_rows_that_cannot_be_divided_are_refused(tmp_path):
@@ -200,7 +205,7 @@ def test_run_of_a_plan():
     assert run.real_tokens.sum() == 2 * lengths.sum()
 
 
-@pytest.mark.parametrize('options', [{'keep': 1}, {'tile_tokens': 0}, {'checkpoint_every': 0}])
+@pytest.mark.parametrize('options', [{'keep': 1}, {'tile_tokens': 0}, {'checkpoint_every': -1}, {'most_skipped': 0}])
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(UserError, match='must be at least'):
         TrainingSettings(**options)
@@ -224,12 +229,12 @@ def test_a_loader_that_leaves_out_steps_is_found_out(tmp_path, steps):
         )
 
 
-def test_cut_metrics(tmp_path):
+def test_cut_lines(tmp_path):
     path = tmp_path / 'metrics.jsonl'
-    cut_metrics(path, 3)
+    cut_lines(path, 3)
     assert not path.exists()
     path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    cut_metrics(path, 3)
+    cut_lines(path, 3)
     assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
-    cut_metrics(path, 0)
+    cut_lines(path, 0)
     assert path.read_text() == ''

@@ -42,6 +42,13 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
         ('layers/down', (3, 96, 64), (None, 'tensor', 'fsdp')),
         ('layers/attention_norm', (3, 64), ()),
         ('final_norm', (64,), ()),
+        # The factors of an adapter, W's neighbours.
+        ('layers/adapters/query/a', (3, 64, 5), ()),
+        ('layers/adapters/query/b', (3, 5, 32), (None, None, 'tensor')),
+        ('layers/adapters/down/a', (3, 96, 5), (None, 'tensor', None)),
+        ('layers/adapters/down/b', (3, 5, 64), ()),
+        ('opt_state/0/nu/layers/adapters/up/b', (3, 5, 96), (None, None, 'tensor')),
+        ('layers/query_bias', (3, 32), ()),
         # An axis that does not divide its dimension is left out, the other one stays.
         ('embedding', (127, 64), (None, 'fsdp')),
         ('layers/down', (3, 96, 62), (None, 'tensor', None)),
@@ -52,6 +59,36 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
 )
 def test_table(path, shape, expected):
     assert sharding_for(SIXTEEN, path, shape).spec == PartitionSpec(*expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh looks at in a TPU device: two slices of 4 x 2 chips below."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = 'tpu'
+    device_kind: str = 'no kind whose rings are known'
+    process_index: int = 0
+    core_on_chip: int = 0
+
+
+TWO_SLICES = [Chip(8 * number + i, number, (i % 4, i // 4, 0)) for number in range(2) for i in range(8)]
+
+
+def test_replica_runs_over_slices_first():
+    mesh = make_mesh(4, -1, 2, devices=TWO_SLICES)
+    assert dict(mesh.shape) == {'replica': 4, 'fsdp': 2, 'tensor': 2}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    slices = [[device.slice_index for device in replica.flat] for replica in mesh.devices]
+    assert slices == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
+    assert len({device.id for device in mesh.devices.flat}) == 16
+
+
+def test_slices_that_are_not_replicas_are_refused():
+    with pytest.raises(UserError, match='2 TPU slices: replica is 1; make it a multiple of 2'):
+        make_mesh(1, -1, 2, devices=TWO_SLICES)
 
 
 def test_batches_lie_over_both_batch_axes():

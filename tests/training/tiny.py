@@ -1,16 +1,21 @@
 """A tiny decoder, batches of random segments, and a run that can be killed in a subprocess."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
+from ccl_jax.model.lora import add_lora, split_trained
+from ccl_jax.model.settings import LoraSettings
 from ccl_jax.tasks import TASKS
 from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding, make_mesh, tree_shardings
@@ -39,6 +44,15 @@ def tiny_params(mesh):
     return graphdef, jax.device_put(params, tree_shardings(mesh, params))
 
 
+def tiny_lora(mesh, settings, dtype=jnp.float32):
+    """The same with adapters; returns (graphdef, adapters, frozen weights of type `dtype`)."""
+    decoder = Decoder(ARCHITECTURE, rngs=nnx.Rngs(0), param_dtype=dtype)
+    add_lora(decoder, settings, seed=0)
+    graphdef, *states = split_trained(decoder)
+    adapters, frozen = map(nnx.to_pure_dict, states)
+    return graphdef, *(jax.device_put(tree, tree_shardings(mesh, tree)) for tree in (adapters, frozen))
+
+
 def random_batch(seed: int, rows: int, length: int, tasks=TASKS) -> dict[str, np.ndarray]:
     """Rows of segments of random tasks and lengths with a padding tail, as in the batch contract."""
     rng = np.random.default_rng(seed)
@@ -61,17 +75,37 @@ def random_batch(seed: int, rows: int, length: int, tasks=TASKS) -> dict[str, np
     return batch
 
 
-def fit_tiny(workdir, *, steps=10, shapes=SHAPES, mesh=None, fingerprint=None, change=None, pause=0.0, **options):
+def fit_tiny(
+    workdir,
+    *,
+    steps=10,
+    shapes=SHAPES,
+    mesh=None,
+    fingerprint=None,
+    change=None,
+    pause=0.0,
+    lora=None,
+    dev=None,
+    **options,
+):
     """Trains the tiny decoder.
 
     Args:
+        dev: a DevSet.
+        lora: fields of LoraSettings, to train adapters alone.
         shapes: of the batches, in turn.
         change: (step, batch) -> batch, what a test does to the data.
         pause: seconds before each batch.
-        options: of the optimizer and of the loop.
+        options: of the optimizer, of the loop and of the Run.
     """
     mesh = mesh or make_mesh()
-    graphdef, params = tiny_params(mesh)
+    if lora is None:
+        (graphdef, params), frozen, dropout_seed = tiny_params(mesh), None, None
+    else:
+        lora = LoraSettings(**lora)
+        graphdef, params, frozen = tiny_lora(mesh, lora)
+        dropout_seed = 3 if lora.dropout else None
+    of_run = {key: options.pop(key) for key in list(options) if key in Run.__dataclass_fields__}
     loop = {key: options.pop(key) for key in list(options) if key in TrainingSettings.__dataclass_fields__}
 
     def batches(start):
@@ -84,22 +118,34 @@ def fit_tiny(workdir, *, steps=10, shapes=SHAPES, mesh=None, fingerprint=None, c
         graphdef,
         params,
         mesh=mesh,
-        run=Run(steps, tuple(shapes), np.full(steps, 100), dict.fromkeys(TASKS, 20.0)),
+        run=Run(steps, tuple(shapes), np.full(steps, 100), dict.fromkeys(TASKS, 20.0), **of_run),
         batches=batches,
         optimizer=OptimizerSettings(**{'learning_rate': 0.02, 'warmup_steps': 2, **options}),
         settings=TrainingSettings(**{'checkpoint_every': 4, 'tile_tokens': 50, **loop}),
         fingerprint=fingerprint or {'plan': 'p1'},
         workdir=workdir,
+        frozen=frozen,
+        dropout_seed=dropout_seed,
+        dev=dev,
     )
 
 
-def lines(workdir) -> list[dict]:
-    return [json.loads(line) for line in (Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
+def lines(workdir, name='metrics.jsonl') -> list[dict]:
+    return [json.loads(line) for line in (Path(workdir) / name).read_text().splitlines()]
 
 
 def losses(workdir) -> list[float]:
     assert [line['step'] for line in lines(workdir)] == list(range(len(lines(workdir))))
     return [line['loss'] for line in lines(workdir)]
+
+
+def spawn(runs, devices=1):
+    """Starts runs in another process; see the end of this file."""
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    repository = Path(__file__).parents[2]
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(repository)}
+    arguments = [sys.executable, __file__, json.dumps(runs)]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 if __name__ == '__main__':

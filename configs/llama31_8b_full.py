@@ -1,0 +1,48 @@
+"""Llama 3.1 8B Instruct on a user's own documents and spans, with all weights trained.
+
+    ccl-jax train --config configs/llama31_8b_full.py --config.model.path=HF_DIR \
+        --config.sources.jsonl.train=train.jsonl --config.sources.jsonl.dev=dev.jsonl --workdir runs/llama31_8b_full
+
+    ccl-jax export --workdir runs/llama31_8b_full --output model
+
+Weights, gradients and the two moments are float32 (128 GB over all devices of the mesh), the products bfloat16.
+
+Variants: gpu8 (one host of 8 GPUs of 80 GB), v5e_64, v5p_16, v6e_16 (TPU slices of so many chips).
+
+FEASIBILITY
+"""
+
+from ccl_jax.config import default_config
+
+# Devices that share a row (fsdp takes all others), micro-batches of a step, and what the backward pass computes again.
+VARIANTS = {
+    'gpu8': (1, 8, 'full'),
+    'v5e_64': (1, 1, 'save_attention'),
+    'v5p_16': (1, 2, 'dots'),
+    'v6e_16': (1, 4, 'save_attention'),
+}
+
+
+def get_config(variant='v5e_64'):
+    if variant not in VARIANTS:
+        raise ValueError(f'configs/llama31_8b_full.py has no variant "{variant}"; choose one of {", ".join(VARIANTS)}')
+    config = default_config()
+    config.sources.name = 'jsonl'
+    config.expansion.scope = 'release'
+    config.expansion.held_out_share = 0.0
+    config.tasks.span_shapes = {'single': 1.0, 'list': 0.0, 'in_context': 0.0}
+    config.model.path = 'Llama-3.1-8B-Instruct'
+    config.model.param_dtype = 'float32'
+    config.model.compute_dtype = 'bfloat16'
+    config.data.buckets = (512, 1024, 2048, 4096, 8192)
+    config.data.tokens_per_step = 524288
+    config.data.row_multiple = 64
+    config.data.epochs = 2.0
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.warmup_steps = 100
+    config.optimizer.weight_decay = 0.1
+    config.train.tile_tokens = 1024
+    config.mesh.tensor, config.train.accumulation, config.model.remat = VARIANTS[variant]
+    config.eval.split = 'dev'
+    config.eval.max_new_tokens = 1024
+    return config
