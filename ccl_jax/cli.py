@@ -31,7 +31,7 @@ VERBS = {
     'export': 'write the newest checkpoint as a Hugging Face folder',
     'score': 'log-probabilities of texts under a Hugging Face folder',
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
-    'bench': 'measure: plan, loader, load or parity',
+    'bench': 'measure: plan, loader, load, parity or checkpoint',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'score', 'feasibility', 'bench')
@@ -298,8 +298,12 @@ def _bench(values: flags.FlagValues, what: list[str]) -> int:
         from ccl_jax.studies.bench_parity import bench_parity
 
         print(bench_parity())
+    elif what == ['checkpoint']:
+        from ccl_jax.studies.bench_checkpoint import bench_checkpoint
+
+        print(bench_checkpoint())
     else:
-        names = ', '.join(f'"ccl-jax bench {name}"' for name in ('plan', 'loader', 'load', 'parity'))
+        names = ', '.join(f'"ccl-jax bench {name}"' for name in ('plan', 'loader', 'load', 'parity', 'checkpoint'))
         raise UserError(f'name what to measure: {names}')
     return 0
 

@@ -35,7 +35,7 @@ def test_every_config_passes_the_check(path):
     get_config = _load(path)
     variants = {'demo': ['', 'ci'], 'codiesp': ['', 'tiny'], 'jsonl': ['', 'tiny']}.get(path.stem, [''])
     for variant in variants:
-        tree = get_config(variant)
+        tree = get_config(*filter(None, [variant]))
         if not tree.model.path:
             tree.model.path = 'somewhere'
         assert check_config(tree).tree['seed'] == 0

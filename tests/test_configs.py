@@ -29,6 +29,8 @@ DEVICES = {'gpu8': 8}
 
 def load(name):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -71,8 +73,8 @@ def test_the_step_of_every_bucket_has_the_right_shapes(name):
             add_lora(decoder, config.lora, 0)
         return decoder
 
-    graphdef, trained, frozen = split_trained(nnx.eval_shape(build))
-    trained, frozen = nnx.to_pure_dict(trained), nnx.to_pure_dict(frozen)
+    graphdef, *states = split_trained(nnx.eval_shape(build))
+    trained, frozen = map(nnx.to_pure_dict, states)
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (trained, frozen)]
     adapters = lora_parameter_count(architecture, config.lora.rank, config.lora.targets) if config.lora.enabled else 0
     assert sizes == ([adapters, PARAMETERS[name]] if config.lora.enabled else [PARAMETERS[name], 0])

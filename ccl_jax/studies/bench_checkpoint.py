@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -63,7 +64,9 @@ def bench_checkpoint(size: int = _BYTES, repeats: int = 5) -> str:
     with tempfile.TemporaryDirectory() as name:
         for repeat in range(repeats + 1):
             for way, (_, results) in ways.items():
-                state, measured = _measure(way, step, state, Path(name) / f'{way}_{repeat}')
+                folder = Path(name) / f'{way}_{repeat}'
+                state, measured = _measure(way, step, state, folder)
+                shutil.rmtree(folder)
                 # The first round warms up what is compiled and allocated once.
                 if repeat:
                     results.append(measured)
