@@ -29,8 +29,8 @@ INDEX_FILE = 'model.safetensors.index.json'
 
 _DTYPES = {'F64': np.dtype('<f8'), 'F32': np.dtype('<f4'), 'F16': np.dtype('<f2'), 'BF16': np.dtype(jnp.bfloat16)}
 _PICKLES = ('.bin', '.pt', '.pth', '.ckpt')
-# A block of [256, 128] stays in a core's cache while it is turned; odd strides keep its rows in different cache sets.
-_BLOCK_ROWS, _BLOCK_COLUMNS, _BLOCK_PADDING = 256, 128, 16
+# A block of [256, 256] stays in a core's cache while it is turned; odd strides keep its rows in different cache sets.
+_BLOCK_ROWS, _BLOCK_COLUMNS, _BLOCK_PADDING = 256, 256, 16
 # What one thread copies at a time: enough to outweigh handing it over.
 _BAND_BYTES = 8 * 2**20
 # XLA on the CPU takes over memory of this alignment instead of copying it.

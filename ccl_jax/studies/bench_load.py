@@ -96,7 +96,7 @@ def _table(folder: Path, architecture: Architecture, file_dtype: str, repeats: i
         name, dtype = way
         model_bytes = architecture.parameter_count() * jnp.dtype(dtype).itemsize
         lines.append(
-            f'{_NAMES[name].format(dtype=dtype):40}  {seconds[way]:7.2f}  {min(spent for spent, _ in results):7.2f}  '
+            f'{_NAMES[name].format(dtype=dtype):40}  {seconds[way]:7.3f}  {min(spent for spent, _ in results):7.3f}  '
             f'{seconds[way] / seconds[ways[0]]:16.2f}  {seconds[way] / seconds[ways[1]]:13.2f}  '
             f'{max(peak for _, peak in results) / model_bytes:20.2f}'
         )
