@@ -9,8 +9,8 @@ from ccl_jax.errors import UserError
 from ccl_jax.studies.chips import Chip, Slice, parse_slice
 from ccl_jax.studies.feasibility import Estimate, estimate, job_of
 
-# A loss smaller than this between two sizes is not called a bend.
-_BEND = 0.03
+# A loss smaller than this, of the first size's speed, is not called a bend.
+_BEND = 0.05
 _REASONS = {
     'compute': 'a chip has more to compute',
     'hbm': 'a chip moves more through its memory',
@@ -70,17 +70,29 @@ def efficiencies(estimates: Sequence[Estimate]) -> list[float]:
 
 
 def bend(estimates: Sequence[Estimate]) -> str:
-    """Returns a sentence: from which size on efficiency falls, and what takes the time."""
-    ratios = efficiencies(estimates)
-    for before, after, ratio, then in zip(estimates, estimates[1:], ratios, ratios[1:], strict=False):
-        if then < ratio - _BEND and before.roofline and after.roofline:
-            growth = {name: getattr(after.roofline, name) - getattr(before.roofline, name) for name in _REASONS}
+    """Returns a sentence: from which size on efficiency falls and what takes the time, or how far off that is."""
+    sized = [one for one in estimates if one.roofline is not None]
+    ratios = efficiencies(sized)
+    for index in range(1, len(sized)):
+        best = max(range(index), key=lambda earlier: ratios[earlier])
+        if ratios[index] < ratios[best] - _BEND:
+            growth = {name: _seconds(sized[index], name) - _seconds(sized[best], name) for name in _REASONS}
             name = max(growth, key=lambda part: growth[part])
             return (
-                f'efficiency bends at {after.devices} chips, from {ratio:.0%} to {then:.0%}: '
+                f'efficiency bends at {sized[index].devices} chips, from {ratios[best]:.0%} to {ratios[index]:.0%}: '
                 f'{name} takes {growth[name]:.3f} s more, because {_REASONS[name]}'
             )
-    return 'efficiency does not bend up to these sizes'
+    if not sized:
+        return 'no size fits'
+    compute, ici, network = (max(_seconds(one, name) for one in sized) for name in ('compute', 'ici', 'network'))
+    return (
+        f'efficiency does not bend up to {sized[-1].devices} chips: beside {compute:.3f} s of compute, the links in a '
+        f'slice are busy for {ici:.3f} s at most and the network between slices for {network:.3f} s'
+    )
+
+
+def _seconds(one: Estimate, part: str) -> float:
+    return getattr(one.roofline, part)
 
 
 def slices_of(chip: Chip, count: int) -> tuple[Slice, int]:

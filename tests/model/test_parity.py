@@ -13,7 +13,11 @@ from ccl_jax.studies.bench_parity import CASES, bench_parity, compare, random_re
 torch = pytest.importorskip('torch')
 
 
-@pytest.mark.parametrize('name', CASES)
+# What these show, others show as well.
+SLOW = ('Llama 3', 'Llama 3.1, 3.3', 'Mistral 0.3', 'Qwen 2.5')
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
 def test_logits_logprobs_and_gradients_equal_transformers(name, tmp_path):
     config = CASES[name].config
     model = random_reference(config, seed=1)
@@ -63,11 +67,11 @@ def test_norms_and_embeddings_round_as_in_transformers(name, tmp_path):
     assert (np.asarray(decoder._normed(ours), np.float32) != normed).mean() < 0.01
 
 
-def test_the_table_names_every_architecture(monkeypatch):
-    monkeypatch.setattr(module, 'CASES', {name: CASES[name] for name in ('Llama 3', 'Gemma 2')})
+def test_the_table_has_a_row_for_each_architecture(monkeypatch):
+    monkeypatch.setattr(module, 'CASES', {name: CASES[name] for name in ('Mistral 0.3',)})
     table = bench_parity()
     rows = [line.split(' | ') for line in table.splitlines() if line.startswith('| ')][1:]
-    assert [row[0] for row in rows] == ['| Llama 3', '| Gemma 2']
+    assert [row[0] for row in rows] == ['| Mistral 0.3']
     for row in rows:
         logits, logprobs, gradients = (float(cell.strip(' |')) for cell in row[2:])
         assert 0 < logits < 1e-4

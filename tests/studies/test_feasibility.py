@@ -338,7 +338,11 @@ def test_where_scaling_bends():
     sizes = [estimate(16, 1.0, 0.0), estimate(32, 1.0, 0.0), estimate(64, 1.1, 4.9)]
     assert weak_scaling.efficiencies(sizes) == pytest.approx([1, 1, 0.5])
     assert weak_scaling.bend(sizes).startswith('efficiency bends at 64 chips, from 100% to 50%: network takes 4.900 s')
-    assert 'does not bend' in weak_scaling.bend(sizes[:2])
+    assert weak_scaling.bend(sizes[:2]).startswith('efficiency does not bend up to 32 chips: beside 3.000 s')
+    # What happens later is measured against the best size so far, and a size that does not fit is passed over.
+    too_large = dataclasses.replace(sizes[0], roofline=None)
+    assert 'bends at 64 chips' in weak_scaling.bend([too_large, *sizes])
+    assert weak_scaling.bend([too_large]) == 'no size fits'
     assert '2 x' not in weak_scaling.scaling_report(sizes)
 
 

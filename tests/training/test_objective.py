@@ -171,6 +171,30 @@ def test_an_absent_task_adds_nothing(weights):
     assert sums[0] == sums[2] == totals[0] == totals[2] == 0
 
 
+@pytest.mark.parametrize('tile_tokens', [7, 10**6])
+def test_soft_capped_logits(weights, tile_tokens):
+    """Sums and gradients are those of plain, untiled cross-entropy over capped logits."""
+    batch = random_batch(2, 4, 18)
+    targets = np.roll(batch['tokens'], -1, axis=1)
+
+    def plain(parameters, cap):
+        logits = features(parameters[0], batch) @ parameters[1]
+        logits = logits if cap is None else cap * jnp.tanh(logits / cap)
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
+        return jnp.sum(batch['loss_weights'] * losses)
+
+    def tiled(parameters):
+        return packed_sums(*parameters, batch, tile_tokens=tile_tokens, softcap=1.5)[0].sum()
+
+    parameters = float32(weights)
+    value, gradients = jax.jit(jax.value_and_grad(tiled))(parameters)
+    expected, expected_gradients = jax.value_and_grad(lambda p: plain(p, 1.5))(parameters)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert abs(plain(parameters, None) / expected - 1) > 0.05
+    for got, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_coefficients():
     np.testing.assert_allclose(task_coefficients({'span': 0.5}, {'document': 4.0, 'span': 2.0}), [0.25, 0.25, 0.0])
     np.testing.assert_allclose(task_coefficients({'span': 0.0}, {'document': 4.0, 'span': 2.0}), [0.25, 0.0, 0.0])

@@ -125,16 +125,15 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(name, dtype):
     np.testing.assert_allclose(metrics['learning_rate'], 0.1 * 3 / 4, rtol=1e-6)
 
 
-@pytest.mark.parametrize('accumulation', [1, 4])
-def test_parameters_in_bfloat16_are_their_masters_rounded(accumulation):
+def test_parameters_in_bfloat16_are_their_masters_rounded():
     """And the first step differs from one in float32 by the rounding of gradients alone, 2^-9 each."""
     settings = OptimizerSettings(name='lion', learning_rate=1e-4, schedule='constant', clip_norm=None)
     batch = random_batch(0, 8, 16)
-    exact, step = start(settings, accumulation=accumulation)
+    exact, step = start(settings)
     exact = dataclasses.replace(
         exact, params=jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), exact.params)
     )
-    rounded, rounded_step = start(settings, jnp.bfloat16, accumulation=accumulation)
+    rounded, rounded_step = start(settings, jnp.bfloat16, accumulation=4)
     first = as_numpy(rounded.params)
     jax.tree.map(np.testing.assert_array_equal, as_numpy(rounded.opt_state.masters), first)
     _, expected = step(exact, {}, put(batch))

@@ -1,0 +1,164 @@
+"""Runs of the command line that end early, by SIGTERM or the death of a worker; dev loss and FLOPs of a run."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ccl_jax.data.examples import ExampleStore
+from ccl_jax.data.loader import make_loader
+from ccl_jax.data.plan import make_plan
+from ccl_jax.model.counts import flops_per_token
+from ccl_jax.model.hf import read_architecture
+from ccl_jax.model.settings import LoraSettings
+from ccl_jax.pipeline.train import _count_flops
+from ccl_jax.pipeline.workdir import workdir_config
+from tests.pipeline.conftest import MINIATURE, ROOT, STEPS, ccl_jax, ccl_jax_process, command, environment
+from tests.pipeline.test_train_and_eval import _losses
+
+
+@contextlib.contextmanager
+def running(workdir, *arguments):
+    """The miniature in a process of its own, after its first steps."""
+    process = subprocess.Popen(
+        command(*MINIATURE, *arguments, f'--workdir={workdir}'),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (workdir / 'metrics.jsonl').exists() or len((workdir / 'metrics.jsonl').read_text()) == 0:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(miniature, tmp_path):
+    workdir = tmp_path / 'w'
+    with running(workdir) as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert errors.strip().splitlines()[-1].startswith('ccl-jax: SIGTERM: saved after step ')
+    assert not (workdir / 'eval').exists()
+    done = ccl_jax_process(*MINIATURE, f'--workdir={workdir}')
+    assert done.returncode == 0, done.stderr
+    assert 'resuming from the checkpoint' in done.stderr
+    assert _losses(workdir) == _losses(miniature)
+    assert json.loads((workdir / 'goodput.json').read_text())['starts'] == 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(tmp_path):
+    workdir = tmp_path / 'w'
+    # Little is read ahead of many steps, so that the worker is still needed.
+    steps = ['--config.data.steps=60']
+    flags = [*steps, '--config.data.workers=1', '--config.data.prefetch=1', '--config.train.checkpoint_every=5']
+    with running(workdir, *flags) as process:
+        for worker in _workers(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert errors.strip().splitlines()[-1].startswith('ccl-jax: a worker process of the loader was killed')
+    done = ccl_jax_process(*MINIATURE, *flags, f'--workdir={workdir}')
+    assert done.returncode == 0, done.stderr
+    done = ccl_jax_process(*MINIATURE, *steps, f'--workdir={tmp_path / "whole"}')
+    assert done.returncode == 0, done.stderr
+    assert len(_losses(workdir)) == 60
+    assert _losses(workdir) == _losses(tmp_path / 'whole')
+
+
+def _workers(pid):
+    """The processes that read batches, among the children of `pid`."""
+    children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    return [
+        int(child)
+        for child in children
+        if 'spawn_main' in Path(f'/proc/{child}/cmdline').read_text().replace('\0', ' ')
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_losses(miniature, tmp_path):
+    """Joined by the variables of the environment, as on a cluster that jax does not know."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        cluster = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free.getsockname()[1]}', 'JAX_NUM_PROCESSES': '2'}
+    workdir = tmp_path / 'w'
+    arguments = command(*MINIATURE, '--config.eval.loss_every=5', f'--workdir={workdir}')
+    processes = [
+        subprocess.Popen(
+            arguments, cwd=ROOT, env=environment(**cluster, JAX_PROCESS_ID=rank), stdout=-1, stderr=-1, text=True
+        )
+        for rank in '01'
+    ]
+    try:
+        deadline = time.monotonic() + 500
+        results = [process.communicate(timeout=max(1, deadline - time.monotonic())) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, results, strict=True):
+        assert process.returncode == 0, errors
+    assert 'process  host' in results[0][1]
+    assert _losses(workdir) == pytest.approx(_losses(miniature), rel=1e-5)
+    assert (workdir / 'eval' / 'test' / 'metrics.json').exists()
+
+
+@pytest.mark.slow
+def test_the_dev_loss_is_measured_and_the_best_checkpoint_evaluated(miniature, tmp_path):
+    workdir = tmp_path / 'w'
+    flags = ['--config.eval.loss_every=5', '--config.eval.loss_documents=5', '--config.eval.checkpoint=best']
+    done = ccl_jax_process(*MINIATURE, *flags, f'--workdir={workdir}')
+    assert done.returncode == 0, done.stderr
+    assert _losses(workdir) == _losses(miniature)
+    measured = [json.loads(line) for line in (workdir / 'dev.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in measured] == [4, 9, STEPS - 1]
+    assert all(line['loss'] == line['document'] for line in measured)
+    best = min(measured, key=lambda line: line['loss'])['step'] + 1
+    metrics = json.loads((workdir / 'eval' / 'test' / 'metrics.json').read_text())
+    assert metrics['decoding']['step'] == best
+    assert len(ExampleStore.open(workdir / 'data' / 'dev-examples')) == 5
+
+
+def test_a_dev_split_that_the_source_lacks(miniature):
+    # Free to change between calls, so the finished run is asked again.
+    done = ccl_jax(*MINIATURE, '--config.eval.loss_every=5', '--config.eval.loss_split=tes', f'--workdir={miniature}')
+    assert done.returncode == 2
+    assert 'no split "tes"' in done.stderr
+
+
+def test_flops_of_a_step_are_those_of_its_texts(miniature):
+    """Against the batches themselves: each segment of a batch by itself, padding left out."""
+    config = workdir_config(miniature)
+    store = ExampleStore.open(miniature / 'data' / 'examples')
+    plan = make_plan(store.lengths, store.task_ids, store.target_starts, config.training.plan)
+    architecture = read_architecture(miniature / 'base' / 'hf')
+    count = _count_flops(architecture, LoraSettings(), store, plan)
+    batches = make_loader(store, plan, jax.sharding.SingleDeviceSharding(jax.devices()[0]), end_step=3, threads=0)
+    for step, batch in batches:
+        segments, weights = np.asarray(batch['segment_ids']), np.asarray(batch['loss_weights'])
+        expected = 0.0
+        for row in range(len(segments)):
+            for segment in np.unique(segments[row]):
+                inside = segments[row] == segment
+                if weights[row][inside].any():
+                    length = int(inside.sum())
+                    expected += length * flops_per_token(architecture, length, backward='full')
+        assert count(step) == pytest.approx(expected)
