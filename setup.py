@@ -54,6 +54,7 @@ setup(
             'openai>=1.60',
             'peft>=0.17; python_version < "3.12"',
             'pytest>=8',
+            'pytest-xdist>=3.6',
             'ruff>=0.9',
             'scikit-learn>=1.5',
             # A build without CUDA exists for this version and Python alone.

@@ -79,6 +79,7 @@ def contents(store):
     return {path.name: path.read_bytes() for path in store.directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_store_is_the_same_for_any_number_of_processes(tmp_path, converter, folder, small_blocks):
     stores = [build_store(blocks(), converter, tmp_path / str(processes), INPUTS, processes) for processes in (0, 2)]
     assert contents(stores[0]) == contents(stores[1])

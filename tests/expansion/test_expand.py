@@ -87,6 +87,7 @@ def test_categories_scope_and_held_out_codes(release):
     assert made.report['counts']['codes in scope that are held out'] == len(in_category & made.held_out)
 
 
+@pytest.mark.slow
 def test_no_tier_carries_a_held_out_code(release):
     own = [Span('o1', 'dry cough', 'R05.1', 'gold', 'mine'), Span('o2', 'wet cough', 'R05.2', 'gold', 'mine')]
     tiers = ('gold', 'document', 'silver', 'synthetic')

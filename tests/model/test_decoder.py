@@ -134,6 +134,7 @@ def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients(architectur
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), left, right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('architecture', [shallow(GROUPED), FEATURED], ids=['grouped', 'featured'])
 def test_rematerialisation_changes_no_gradient(architecture):
     tokens, positions, segment_ids = random_rows(2, 20)

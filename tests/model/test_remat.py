@@ -55,6 +55,7 @@ def _primitives(jaxpr):
             yield from _primitives(inner)
 
 
+@pytest.mark.slow
 def test_policies_change_no_gradient_and_keep_less_and_less():
     gradients, kept = {}, {}
     for remat in REMAT:

@@ -76,6 +76,7 @@ def trained_logits(lora_run) -> np.ndarray:
     return trained
 
 
+@pytest.mark.slow
 def test_a_merged_export_is_a_whole_model_with_the_same_logits(lora_run, trained_logits, tmp_path):
     done = ccl_jax('export', f'--workdir={lora_run}', f'--output={tmp_path / "merged"}')
     assert done.returncode == 0, done.stderr
@@ -84,6 +85,7 @@ def test_a_merged_export_is_a_whole_model_with_the_same_logits(lora_run, trained
     np.testing.assert_allclose(logits(merged, tokens_of(lora_run)), trained_logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_has_the_same_logits_in_peft(lora_run, trained_logits, tmp_path):
     done = ccl_jax('export', f'--workdir={lora_run}', f'--output={tmp_path / "adapter"}', '--form=adapter')
     assert done.returncode == 0, done.stderr
@@ -102,6 +104,7 @@ def test_an_exported_adapter_has_the_same_logits_in_peft(lora_run, trained_logit
     np.testing.assert_allclose(trained_logits, theirs.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_code_uses_the_adapters(lora_run, tmp_path):
     note = tmp_path / 'note.txt'
     note.write_text(NOTE)
@@ -109,6 +112,7 @@ def test_code_uses_the_adapters(lora_run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_of_all_weights_has_no_adapter(miniature, tmp_path):
     done = ccl_jax('export', f'--workdir={miniature}', f'--output={tmp_path / "adapter"}', '--form=adapter')
     assert done.returncode == 2
@@ -116,6 +120,7 @@ def test_a_run_of_all_weights_has_no_adapter(miniature, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_adapters_are_not_put_over_another_model(lora_run, tmp_path):
     shutil.copytree(lora_run.parent, tmp_path / 'moved')
     config = json.loads((tmp_path / 'moved' / 'model' / 'config.json').read_text())

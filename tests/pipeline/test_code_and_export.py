@@ -124,6 +124,7 @@ def test_export_does_not_overwrite(miniature, exported):
     assert 'exists already' in done.stderr
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_exported_folder(exported, tmp_path):
     lines = [
         {

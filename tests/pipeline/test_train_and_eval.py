@@ -42,6 +42,7 @@ def test_the_base_model_starts_from_a_hugging_face_folder(miniature):
         assert list((miniature / 'base' / folder).glob('*.safetensors'))
 
 
+@pytest.mark.slow
 def test_eval_again_gives_the_same_metrics_and_another_split_its_own(miniature):
     before = json.loads((miniature / 'eval' / 'test' / 'metrics.json').read_text())
     done = ccl_jax('eval', f'--workdir={miniature}', '--json')

@@ -3,11 +3,13 @@
 import re
 
 import numpy as np
+import pytest
 
 from ccl_jax.studies import bench_plan as bench
 from ccl_jax.studies.plan_scale import lognormal_examples, write_columns
 
 
+@pytest.mark.slow
 def test_tables(monkeypatch):
     monkeypatch.setattr(bench, '_TIMED', 8000)
     text = bench.bench_plan(documents=250, scale=4000)

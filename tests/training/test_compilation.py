@@ -66,6 +66,7 @@ def test_a_folder_that_cannot_be_made_is_refused_and_the_users_own_is_not(no_cac
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 def test_another_process_finds_what_was_compiled(tmp_path):
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
     environment.pop('JAX_COMPILATION_CACHE_DIR', None)
@@ -75,6 +76,7 @@ def test_another_process_finds_what_was_compiled(tmp_path):
     assert hits[1] > 0
 
 
+@pytest.mark.slow
 def test_the_profiler_records_a_window_and_changes_nothing(tmp_path):
     fit_tiny(tmp_path / 'with', steps=6, shapes=SHAPES[:1], profile_start=2, profile_steps=2)
     fit_tiny(tmp_path / 'without', steps=6, shapes=SHAPES[:1])

@@ -94,6 +94,7 @@ def test_a_run_that_failed_goes_on_with_the_same_losses_bit_for_bit(uninterrupte
     jax.tree.map(np.testing.assert_array_equal, state.params, uninterrupted[1].params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('accumulation', [1, 2])
 def test_dropout_has_a_key_for_every_step_and_micro_batch(accumulation):
     settings = OptimizerSettings(learning_rate=0.05, schedule='constant')

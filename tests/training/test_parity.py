@@ -138,6 +138,7 @@ def assert_same_gradients(got, expected):
         assert difference <= 1e-5 * size, name
 
 
+@pytest.mark.slow
 def test_gradients_averaged_over_an_epoch_are_those_of_all_data(tmp_path):
     examples = list(mixed_examples(250))
     store = write_examples(iter(examples), tmp_path / 'store', {})
