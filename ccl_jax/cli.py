@@ -31,7 +31,7 @@ VERBS = {
     'export': 'write the newest checkpoint as a Hugging Face folder',
     'score': 'log-probabilities of texts under a Hugging Face folder',
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
-    'bench': 'measure: plan, loader, load, parity or checkpoint',
+    'bench': 'measure: plan, loader, load, parity, checkpoint, step, or gpu [attention] [lora] [full]',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'score', 'feasibility', 'bench')
@@ -302,8 +302,17 @@ def _bench(values: flags.FlagValues, what: list[str]) -> int:
         from ccl_jax.studies.bench_checkpoint import bench_checkpoint
 
         print(bench_checkpoint())
+    elif what == ['step']:
+        from ccl_jax.studies.bench_step import bench_step
+
+        print(bench_step())
+    elif what[:1] == ['gpu']:
+        from ccl_jax.studies.bench_gpu import PARTS, bench_gpu
+
+        print(bench_gpu(what[1:] or PARTS))
     else:
-        names = ', '.join(f'"ccl-jax bench {name}"' for name in ('plan', 'loader', 'load', 'parity', 'checkpoint'))
+        known = ('plan', 'loader', 'load', 'parity', 'checkpoint', 'step', 'gpu')
+        names = ', '.join(f'"ccl-jax bench {name}"' for name in known)
         raise UserError(f'name what to measure: {names}')
     return 0
 
