@@ -82,7 +82,7 @@ _SIZE = Size(
     shrink=4,
     tokens_per_step=4096,
     examples=8,
-    seconds=8.0,
+    seconds=6.0,
 )
 
 

@@ -25,7 +25,7 @@ from ccl_jax.training.compilation import compile_shapes, use_compilation_cache
 from ccl_jax.training.mesh import batch_sharding, make_mesh, sharding_for
 from ccl_jax.training.objective import task_coefficients
 from ccl_jax.training.settings import OptimizerSettings
-from ccl_jax.training.step import abstract_batch, abstract_state, init_state, make_train_step
+from ccl_jax.training.step import abstract_state, init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +79,11 @@ def measure(job: OurJob) -> dict[str, Any]:
         tile_tokens=job.tile_tokens,
         accumulation=job.accumulation,
     )
-    shapes = tuple(sorted(plan.shapes))
-    train_step = compile_shapes(train_step, (abstract, frozen), shapes, mesh, 'the step')
+    train_step = compile_shapes(train_step, (abstract, frozen), sorted(plan.shapes), mesh, 'the step')
     state = init_state(params, optimizer, mesh)
     del params
-    for shape in shapes:
-        # Without targets: the weights stay as they are.
-        empty = {
-            name: jnp.zeros(x.shape, x.dtype, device=x.sharding) for name, x in abstract_batch(*shape, mesh).items()
-        }
-        state, metrics = train_step(state, frozen, empty)
     batches = make_loader(store, plan, batch_sharding(mesh))
+    # The first step starts threads and allocates what the others reuse.
     _, batch = next(batches)
     state, metrics = jax.block_until_ready(train_step(state, frozen, batch))
 
