@@ -144,9 +144,10 @@ def measure(job: TheirJob) -> dict[str, Any]:
 
     mix, loop = Mix.load(job.folder), Loop(job)
     began = time.perf_counter()
-    # The largest batch first: what memory there must be, the allocator then has.
-    loop.step([mix.batch(np.argsort(mix.lengths)[-job.examples :])])
     order = mix.order(job)
+    # On a GPU the largest batch first: what memory there must be, the allocator then has.
+    warm_up = np.argsort(mix.lengths)[-job.examples :] if loop.device == 'cuda' else next(order)
+    loop.step([mix.batch(warm_up)])
     steps, positions, data_wait, lengths = 0, 0, 0.0, []
     first = time.perf_counter()
     while steps < job.least_steps or time.perf_counter() - first < job.seconds:
