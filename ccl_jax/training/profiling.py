@@ -30,7 +30,7 @@ class ProfileWindow:
         elif not self._recording and self._first <= step < self._end:
             # What was started before the window shall not be in it.
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._folder, profiler_options=_options())
             self._recording = True
 
     def finish(self, state: Any) -> None:
@@ -51,3 +51,11 @@ class ProfileWindow:
         if self._recording:
             self._recording = False
             jax.profiler.stop_trace()
+
+
+def _options() -> jax.profiler.ProfileOptions:
+    """Devices and the host's own events, without Python calls: their tracer hooks itself into every new thread, and a
+    thread of an asynchronous save that starts while a recording ends has died of it."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return options
