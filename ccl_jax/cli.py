@@ -34,7 +34,7 @@ VERBS = {
     'bench': 'measure: plan, loader, load, parity, checkpoint, step, or gpu [attention] [lora] [full]',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
-_NEEDS_NO_WORKDIR = ('icd', 'expand', 'score', 'feasibility', 'bench')
+_NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'feasibility', 'bench')
 
 USAGE = """\
 usage: ccl-jax VERB [flags]
@@ -46,10 +46,14 @@ usage: ccl-jax VERB [flags]
   --workdir DIR                  folder of the run
   --output DIR                   folder to write (export)
   --form NAME                    merged (a whole model, the default) or adapter (a LoRA run's alone, for peft) (export)
-  --model DIR                    Hugging Face folder with a tokenizer (score)
+  --model DIR                    Hugging Face folder with a tokenizer (score, code)
   --texts FILE                   one {{"text"}} or {{"prompt", "target"}} a line; - is standard input (score)
   --dtype NAME                   float32 (the default) or bfloat16 (score)
   --tensor N                     devices that share each layer (score)
+  --html FILE                    also write the audit page (code)
+  --constrain NAME[,NAME...]     codes, evidence, format: what answers are held to; none for free text (code)
+  --recheck                      code each quote again by itself (code)
+  --label_space FILE             the codes that an answer may have, one a line, instead of the release (code)
   --split NAME                   split to evaluate instead of eval.split (eval)
   --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
   --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand)
@@ -228,11 +232,20 @@ def _eval(values: flags.FlagValues, _: list[str]) -> int:
 
 
 def _code(values: flags.FlagValues, paths: list[str]) -> int:
-    from ccl_jax.pipeline.code import code_notes, format_codes, read_notes
+    from ccl_jax.pipeline.code import code_notes, codes_to_json, format_codes, read_notes, write_page
+    from ccl_jax.pipeline.coding import coder_of_folder, coder_of_run
 
-    coded, synthetic = code_notes(Path(values.workdir), read_notes(paths))
-    if synthetic:
+    if (values.workdir is None) == (values.model is None):
+        raise UserError('give either --workdir, of a run, or --model, a Hugging Face folder')
+    notes = read_notes(paths)
+    coder = coder_of_run(Path(values.workdir)) if values.workdir else coder_of_folder(Path(values.model))
+    coder = coder.changed(constrain=values.constrain, recheck=values.recheck, label_space=values.label_space)
+    if coder.synthetic:
         print('This model was trained on synthetic notes alone; it is not for clinical use.', file=sys.stderr)
+    predictions = code_notes(coder, notes)
+    coded = [codes_to_json(prediction, coder.release) for prediction in predictions]
+    if values.html is not None:
+        write_page(Path(values.html), notes, predictions, coder)
     if values.json:
         for note in coded:
             print(json.dumps(note, ensure_ascii=False))
@@ -332,6 +345,10 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('texts', None, 'texts to score', flag_values=values)
     flags.DEFINE_string('dtype', 'float32', 'type to score in', flag_values=values)
     flags.DEFINE_integer('tensor', 1, 'devices that share each layer', flag_values=values)
+    flags.DEFINE_string('html', None, 'audit page to write', flag_values=values)
+    flags.DEFINE_string('constrain', None, 'what answers are held to', flag_values=values)
+    flags.DEFINE_bool('recheck', False, 'code each quote again', flag_values=values)
+    flags.DEFINE_string('label_space', None, 'codes that an answer may have', flag_values=values)
     flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
     flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
     flags.DEFINE_bool('report_only', False, 'only read the sources and print the reports', flag_values=values)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict, config_dict
 
 from ccl_jax.data.plan import PlanSettings
+from ccl_jax.decoding.settings import CONSTRAINTS, check_choices
 from ccl_jax.errors import UserError
 from ccl_jax.expansion.settings import ExpansionSettings
 from ccl_jax.model.settings import REMAT, LoraSettings
@@ -92,6 +93,8 @@ class EvalSettings:
         max_documents: the first so many; 0 for all.
         max_new_tokens: tokens of an answer at most.
         batch_rows: documents decoded at once.
+        constrain, overlong, recheck: see `DecodingSettings`; windows overlap by `tasks.window_overlap`.
+        label_space: a file of the codes that an answer may have, one a line; '' for those of the release.
         bootstrap_samples: of the intervals.
         checkpoint: 'newest', or 'best': the one with the lowest dev loss, where it was measured.
         loss_every: steps of the training between measurements of the dev loss; 0 for none.
@@ -103,6 +106,10 @@ class EvalSettings:
     max_documents: int = 0
     max_new_tokens: int = 256
     batch_rows: int = 32
+    constrain: tuple[str, ...] = CONSTRAINTS
+    overlong: str = 'windows'
+    recheck: bool = False
+    label_space: str = ''
     bootstrap_samples: int = 1000
     checkpoint: str = NEWEST
     loss_every: int = 0
@@ -112,6 +119,7 @@ class EvalSettings:
     def __post_init__(self) -> None:
         if self.checkpoint not in (NEWEST, BEST):
             raise UserError(f'checkpoint is "{self.checkpoint}"; choose {NEWEST} or {BEST}')
+        check_choices(self.constrain, self.overlong)
         for field, least in (
             ('max_documents', 0),
             ('max_new_tokens', 1),

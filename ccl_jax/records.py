@@ -101,12 +101,23 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class PredictedCode:
-    """A code that a system assigned, with evidence; `score` is higher for surer ones."""
+    """A code that a system assigned, with evidence.
+
+    Attributes:
+        score: higher for surer ones.
+        rechecked: the codes that a second look at its quotes alone gave; () where there was none.
+    """
 
     code: str
     system: str = ICD10CM
     score: float | None = None
     evidence: tuple[Evidence, ...] = ()
+    rechecked: tuple[str, ...] = ()
+
+    @property
+    def agreement(self) -> bool | None:
+        """Whether the second look gave this code for one of its quotes; None where there was none."""
+        return self.code in self.rechecked if self.rechecked else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +222,10 @@ def prediction_from_json(record: dict[str, Any]) -> Prediction:
         evidence = tuple(
             _evidence(e, None, f'{where}.evidence[{j}]') for j, e in enumerate(_list(item, 'evidence', default=[]))
         )
-        codes.append(PredictedCode(code, system, score, evidence))
+        rechecked = _list(item, 'rechecked', default=[])
+        if not all(isinstance(other, str) for other in rechecked):
+            raise RecordError(f'{where}: "rechecked" must hold codes')
+        codes.append(PredictedCode(code, system, score, evidence, tuple(rechecked)))
     return Prediction(_name(record, 'doc_id'), tuple(codes))
 
 
@@ -221,6 +235,8 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
         item: dict[str, Any] = {'code': c.code, 'system': c.system}
         if c.score is not None:
             item['score'] = c.score
+        if c.rechecked:
+            item['rechecked'] = list(c.rechecked)
         item['evidence'] = [_evidence_to_json(e) for e in c.evidence]
         codes.append(item)
     return {'doc_id': prediction.doc_id, 'codes': codes}

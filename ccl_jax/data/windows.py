@@ -16,6 +16,8 @@ _SENTENCE_END = re.compile(
     r'|(?=[ \t]*\n[ \t]*(?:\r?\n|[-*•]|\d+[.)]|[A-Z][\w /&]{0,40}:))'
 )
 _WORD = re.compile(r'\S+')
+# What is no word, such as a line of base64, may be cut as well.
+_PIECE_OF_WORD = re.compile(r'\S{1,64}')
 
 
 def cut_into_windows(
@@ -44,12 +46,35 @@ def cut_into_windows(
     """
     evidenced = dataclasses.replace(document, annotations=tuple(a for a in document.annotations if a.evidence))
     windows: list[tuple[int, Document]] = []
-    for begin, end in _extents(document, evidenced, fits, overlap):
+    words = [match.end() for match in _WORD.finditer(document.text)]
+    for begin, end in _extents(document, evidenced, fits, overlap, words):
         if end is None:
             return None
         windows.append((begin, window(evidenced if windows else document, begin, end)))
         if not evidenced.annotations:
             break
+    return windows
+
+
+def text_windows(text: str, fits: Callable[[str], bool], overlap: int) -> list[tuple[int, int]] | None:
+    """Cuts a text into windows that fit, as `cut_into_windows` does, to its end.
+
+    Runs of more than 64 characters without white space may be cut as well.
+
+    Args:
+        fits: whether a text fits; once one does not, no longer one does.
+        overlap: characters.
+
+    Returns:
+        (begin, end) of each window in order, or None where not one piece of a word fits.
+    """
+    document = Document('text', text)
+    edges = [match.end() for match in _PIECE_OF_WORD.finditer(text)]
+    windows = []
+    for begin, end in _extents(document, document, lambda part: fits(part.text), overlap, edges):
+        if end is None:
+            return None
+        windows.append((begin, end))
     return windows
 
 
@@ -64,11 +89,15 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def _extents(
-    document: Document, evidenced: Document, fits: Callable[[Document], bool], overlap: int
+    document: Document, evidenced: Document, fits: Callable[[Document], bool], overlap: int, words: Sequence[int]
 ) -> Iterator[tuple[int, int | None]]:
-    """Yields (begin, end) of each window; the end is None where nothing fits."""
+    """Yields (begin, end) of each window; the end is None where nothing fits.
+
+    Args:
+        words: ends of words, ascending: where to cut what holds no end of a sentence that fits.
+    """
     text = document.text
-    sentences, words = sentence_ends(text), [match.end() for match in _WORD.finditer(text)]
+    sentences = sentence_ends(text)
     begin, reached = 0, 0
     while reached < sentences[-1]:
         whole = evidenced if reached else document

@@ -1,19 +1,28 @@
-"""From documents to predictions: prompts, generation, parsing, scores."""
+"""From documents to predictions: prompts, generation, parsing, a second look, scores."""
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ccl_jax.data.tokenization import encode_prompt, end_of_turn_id
 from ccl_jax.data.truncation import longest_beginning
+from ccl_jax.data.windows import text_windows
+from ccl_jax.decoding.constraints import AnswerConstraints
 from ccl_jax.decoding.generate import Generation, generate
+from ccl_jax.decoding.merging import merge_windows
+from ccl_jax.decoding.recheck import linked, quotes_of, unlinked, with_second_look
+from ccl_jax.decoding.settings import DecodingSettings
+from ccl_jax.errors import UserError
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.records import Document, Prediction
 from ccl_jax.tasks.parser import Answer, parse_answer, prediction_from_answer
-from ccl_jax.tasks.prompts import document_prompt
+from ccl_jax.tasks.prompts import document_prompt, span_prompt
+
+# Tokens of an answer of the span task: a heading, and a code of 8 characters in the worst case a token each.
+_SPAN_TOKENS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +32,23 @@ class DecodingReport:
     Attributes:
         documents: decoded.
         truncated: documents whose text was cut to fit the longest prompt.
+        windowed: documents that were cut into windows.
+        windows: pieces of these.
         unfinished: answers that ran into `max_new_tokens`.
         malformed_lines: lines of answers that are neither headings nor items.
         unlinked_quotes: quotes of `blocks` answers that belong to no code.
+        rechecked: different quotes that were coded again.
         prompt_tokens, new_tokens: fed in and written.
     """
 
     documents: int = 0
     truncated: int = 0
+    windowed: int = 0
+    windows: int = 0
     unfinished: int = 0
     malformed_lines: int = 0
     unlinked_quotes: int = 0
+    rechecked: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
 
@@ -41,8 +56,8 @@ class DecodingReport:
         """What a reader of the results should know, without clinical text."""
         return (
             f'decoded {self.documents} documents: {self.truncated} cut at the longest prompt, '
-            f'{self.unfinished} answers unfinished, {self.malformed_lines} malformed lines, '
-            f'{self.unlinked_quotes} quotes without a code'
+            f'{self.windowed} in {self.windows} windows, {self.unfinished} answers unfinished, '
+            f'{self.malformed_lines} malformed lines, {self.unlinked_quotes} quotes without a code'
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -53,52 +68,128 @@ def predict_documents(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Document],
+    settings: DecodingSettings,
     *,
-    buckets: Sequence[int],
-    max_new_tokens: int,
-    batch_rows: int,
+    codes: Collection[str] = (),
 ) -> tuple[list[Prediction], DecodingReport]:
     """Returns one prediction per document, in order, by greedy decoding.
 
     Args:
-        buckets: prompt lengths that are compiled for; a longer document is cut
-            at its end, counted.
-        max_new_tokens: of an answer at most.
-        batch_rows: documents decoded at once.
+        codes: those that an answer may have, where `settings.constrain` holds it to `codes`.
+
+    Raises:
+        UserError: not a word of a document fits into the longest bucket, or the tokenizer cannot be constrained.
     """
-    counts: Counter[str] = Counter(documents=len(documents))
-    prompts = [_fit_prompt(tokenizer, document.text, max(buckets), counts) for document in documents]
-    generations = generate(
-        decoder,
-        prompts,
-        end_ids=(end_of_turn_id(tokenizer),),
-        max_new_tokens=max_new_tokens,
-        batch_rows=batch_rows,
-        buckets=tuple(buckets),
-    )
-    predictions = []
-    for document, prompt, generation in zip(documents, prompts, generations, strict=True):
-        answer, scores = _read(tokenizer, generation)
-        counts['prompt_tokens'] += len(prompt)
-        counts['new_tokens'] += len(generation.tokens)
-        counts['unfinished'] += not generation.ended
-        counts['malformed_lines'] += answer.malformed
-        counts['unlinked_quotes'] += len(answer.quotes) if not any(item.quote for item in answer.items) else 0
-        predictions.append(prediction_from_answer(document.doc_id, document.text, answer, scores))
-    return predictions, DecodingReport(**counts)
+    return _Prediction(decoder, tokenizer, settings, codes).of(documents)
 
 
-def _fit_prompt(tokenizer: PreTrainedTokenizerBase, text: str, longest: int, counts: Counter[str]) -> list[int]:
-    """Returns the prompt of the longest beginning of `text` that fits, in whole words."""
-    prompt = encode_prompt(tokenizer, document_prompt(text))
-    if len(prompt) <= longest:
-        return prompt
-    counts['truncated'] += 1
+class _Prediction:
+    """One call of `predict_documents`."""
 
-    def encode(end: int) -> list[int]:
-        return encode_prompt(tokenizer, document_prompt(text[:end]))
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: DecodingSettings,
+        codes: Collection[str],
+    ):
+        self._decoder, self._tokenizer, self._settings = decoder, tokenizer, settings
+        self._end = end_of_turn_id(tokenizer)
+        self._counts: Counter[str] = Counter()
+        self._constraints = None
+        if settings.constrain:
+            self._constraints = AnswerConstraints(
+                tokenizer,
+                end_id=self._end,
+                output_format=settings.output_format,
+                codes=tuple(codes) if 'codes' in settings.constrain else None,
+                evidence='evidence' in settings.constrain,
+                format='format' in settings.constrain,
+            )
 
-    return encode(longest_beginning(text, lambda end: len(encode(end)) <= longest) or 0)
+    def of(self, documents: Sequence[Document]) -> tuple[list[Prediction], DecodingReport]:
+        windows = [(number, window) for number, document in enumerate(documents) for window in self._windows(document)]
+        texts = [documents[number].text[begin:end] for number, (begin, end) in windows]
+        generations = self._generate(
+            [document_prompt(text) for text in texts],
+            [self._constraints.of_document(text) for text in texts] if self._constraints else None,
+            self._settings.max_new_tokens,
+        )
+        answers, scores = [], []
+        for generation in generations:
+            self._counts['unfinished'] += not generation.ended
+            answer, answer_scores = _read(self._tokenizer, generation)
+            self._counts['malformed_lines'] += answer.malformed
+            answers.append(answer)
+            scores.append(dict(zip(answer.lines, answer_scores, strict=True)))
+        coded = self._code_quotes(answers) if self._settings.recheck else {}
+        answers_of: list[list[tuple[int, Prediction]]] = [[] for _ in documents]
+        for (number, (begin, _)), text, answer, by_line in zip(windows, texts, answers, scores, strict=True):
+            answer = linked(answer, coded)
+            self._counts['unlinked_quotes'] += unlinked(answer)
+            prediction = prediction_from_answer(
+                documents[number].doc_id, text, answer, [by_line[line] for line in answer.lines]
+            )
+            answers_of[number].append((begin, with_second_look(prediction, answer, coded)))
+        predictions = [
+            merge_windows(document.doc_id, of_document)
+            for document, of_document in zip(documents, answers_of, strict=True)
+        ]
+        return predictions, DecodingReport(documents=len(documents), **self._counts)
+
+    def _windows(self, document: Document) -> list[tuple[int, int]]:
+        """Returns (begin, end) of the pieces of the document that are decoded."""
+        text, longest = document.text, max(self._settings.buckets)
+
+        def fits(piece: str) -> bool:
+            return len(encode_prompt(self._tokenizer, document_prompt(piece))) <= longest
+
+        # A token holds at most some dozens of characters: what is far too long need not be tried.
+        if len(text) <= 64 * longest and fits(text):
+            return [(0, len(text))]
+        if self._settings.overlong == 'truncate':
+            self._counts['truncated'] += 1
+            return [(0, longest_beginning(text, lambda end: fits(text[:end])) or 0)]
+        windows = text_windows(text, fits, self._settings.window_overlap)
+        if windows is None:
+            raise UserError(
+                f'document {document.doc_id}: not a word of it fits into the longest prompt of {longest} tokens; '
+                'decode with longer buckets'
+            )
+        self._counts['windowed'] += 1
+        self._counts['windows'] += len(windows)
+        return windows
+
+    def _generate(self, prompts: list[str], constraints: list[Any] | None, max_new_tokens: int) -> list[Generation]:
+        encoded = [encode_prompt(self._tokenizer, prompt) for prompt in prompts]
+        generations = generate(
+            self._decoder,
+            encoded,
+            end_ids=(self._end,),
+            max_new_tokens=max_new_tokens,
+            batch_rows=min(self._settings.batch_rows, max(1, len(encoded))),
+            buckets=self._settings.buckets,
+            constraints=constraints,
+        )
+        self._counts['prompt_tokens'] += sum(map(len, encoded))
+        self._counts['new_tokens'] += sum(len(generation.tokens) for generation in generations)
+        return generations
+
+    def _code_quotes(self, answers: Sequence[Answer]) -> dict[str, str | None]:
+        """Returns quote -> the code that the span task gives it, None for none."""
+        longest = max(self._settings.buckets)
+        quotes = [
+            quote
+            for quote in dict.fromkeys(quote for answer in answers for quote in quotes_of(answer))
+            if len(encode_prompt(self._tokenizer, span_prompt([quote]))) <= longest
+        ]
+        constraints = [self._constraints.of_span() for _ in quotes] if self._constraints else None
+        generations = self._generate([span_prompt([quote]) for quote in quotes], constraints, _SPAN_TOKENS)
+        self._counts['rechecked'] += len(quotes)
+        again = [_read(self._tokenizer, generation)[0] for generation in generations]
+        return {
+            quote: answer.items[0].code if answer.items else None for quote, answer in zip(quotes, again, strict=True)
+        }
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation) -> tuple[Answer, list[float]]:

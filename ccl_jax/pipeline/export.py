@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import jax
+
 from ccl_jax.errors import UserError
 from ccl_jax.model.lora import merge_lora
 from ccl_jax.model.peft import CONFIG_FILE, save_adapter
+from ccl_jax.pipeline.coding import save_coding
 from ccl_jax.pipeline.models import initial_model, load_adapters, load_trained, open_mesh, save_model
 from ccl_jax.pipeline.workdir import await_file, workdir_config
 
@@ -40,5 +43,7 @@ def export_run(workdir: Path, folder: Path, form: str = 'merged') -> str:
     step, decoder, tokenizer = load_trained(config, workdir, mesh)
     merge_lora(decoder)
     save_model(decoder, tokenizer, folder)
+    if jax.process_index() == 0:
+        save_coding(config, folder)
     await_file(folder / 'config.json')
     return f'the checkpoint of step {step} is in {folder}, for transformers and whatever reads its folders'

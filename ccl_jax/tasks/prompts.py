@@ -113,6 +113,11 @@ def window(document: Document, begin: int, end: int) -> Document:
     return dataclasses.replace(document, text=document.text[begin:end], annotations=tuple(annotations))
 
 
+def span_prompt(quotes: Sequence[str]) -> str:
+    """Returns the prompt that asks for the codes of quotes, each on one line."""
+    return '\n'.join([EVIDENCE_HEADING, *(f'- {quote}' for quote in quotes)]) + '\n\n'
+
+
 def span_example(spans: Sequence[Span], shape: str, output_format: str, context: str = '') -> TaskExample:
     """Returns the span task of `spans` (exactly one for 'single').
 
@@ -122,7 +127,7 @@ def span_example(spans: Sequence[Span], shape: str, output_format: str, context:
         context: the unrelated text of `in_context`.
     """
     quotes = [' '.join(span.text.split()) for span in spans]
-    prompt = '\n'.join([EVIDENCE_HEADING, *(f'- {quote}' for quote in quotes)]) + '\n\n'
+    prompt = span_prompt(quotes)
     if shape == 'single':
         (span,) = spans
         return TaskExample(f'span:{span.span_id}', 'span', prompt, f'{CODE_HEADING}\n- {span.code}')
