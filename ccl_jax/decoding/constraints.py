@@ -160,8 +160,9 @@ class AnswerConstraint:
 
     def allowed(self) -> np.ndarray:
         """Returns the ids of the tokens that may come next, int32, ascending, never empty; not to be written to."""
+        quote_room = max(0, self._longest - self._length)
         room = self._left - 2  # the next token and the end token
-        return self._choose().within(self._longest - self._length, room)
+        return self._choose().within(quote_room, room)
 
     def advance(self, token: int) -> None:
         """Takes the next token; it must be one of `allowed()`."""
@@ -181,7 +182,7 @@ class AnswerConstraint:
             part_end = -1
             for position in self._positions:
                 flag = flags[position]
-                if flag and self._length <= self._longest:
+                if flag:
                     following = grammar.edges(self._behind[flag]).get(byte, DEAD)
                     if following:
                         state = grammar.union(state, following)
@@ -197,9 +198,11 @@ class AnswerConstraint:
         if grammar.way_to_later[self._state] == 0:
             starts = text.starts_with(byte)
             positions = sorted({*positions, *(start + 1 for start in starts[bisect_left(starts, self._later) :])})
-        self._state, self._positions = state, tuple(positions)
-        self._later = later if grammar.way_to_later[state] < FAR else -1
-        self._length = 0 if grammar.way_to_quote[state] == 0 else self._length + 1
+        is_open = grammar.way_to_later[state] < FAR
+        self._length = self._length + 1 if positions or is_open else 0
+        if self._length > self._longest:
+            positions = []
+        self._state, self._positions, self._later = state, tuple(positions), later if is_open else -1
 
     def _choose(self) -> Choices:
         """Returns the choices of the present state, made once."""
