@@ -1,4 +1,4 @@
-"""Constrained decoding: which tokens may come next, so that an answer is well-formed, its codes known, its quotes verbatim.
+"""Constrained decoding: answers that are well-formed, with known codes and verbatim quotes.
 
 Everything is decided on bytes: the automaton of answers (`grammar.py`), whose gaps
 are filled with the words of a document (`quotable.py`), walks together with a trie
@@ -13,15 +13,15 @@ the shortest way to the end and the end token fit into what is left of
 `max_new_tokens`.
 """
 
-import dataclasses
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ccl_jax.decoding.choices import Choices, Rows, Table
 from ccl_jax.decoding.grammar import DEAD, FAR, Grammar, Graph, Walk, document_graph, span_graph
-from ccl_jax.decoding.quotable import BARRIER, END, END_OF_PART, NEVER, QuotableText
+from ccl_jax.decoding.quotable import BARRIER, END, END_OF_PART, QuotableText
 from ccl_jax.decoding.vocabulary import TrieNode, Vocabulary
 from ccl_jax.errors import UserError
 from ccl_jax.tasks.prompts import PART_SEPARATOR
@@ -32,34 +32,6 @@ LONGEST_QUOTE = 300
 _KEPT_CHOICES = 1 << 18
 # From so many positions on, arrays are faster than lists.
 _MANY = 256
-_LAST = np.iinfo(np.int32).max
-
-
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """Tokens that may come next, with what each of them needs; a token is listed once for each way to use it.
-
-    Attributes:
-        tokens: int32 [n], ascending.
-        reach: bytes of the quote, from here to its nearest end after the token; 0 where no quote is open; int32 [n].
-        close: bytes from behind the token to the end of the answer; -1 for the end token itself; int32 [n].
-        origin: position in the document where the token's use of a quote began; int32 [n].
-        once: the tokens, each once.
-    """
-
-    tokens: np.ndarray
-    reach: np.ndarray
-    close: np.ndarray
-    origin: np.ndarray
-    once: np.ndarray
-    max_reach: int
-    max_close: int
-
-    def within(self, quote_room: int, room: int) -> np.ndarray:
-        """Returns the tokens that need at most `quote_room` bytes of quote and `room` bytes to the end."""
-        if self.max_reach <= quote_room and self.max_close <= room:
-            return self.once
-        return _once(self.tokens[(self.reach <= quote_room) & (self.close <= room)])
 
 
 class AnswerConstraints:
@@ -150,7 +122,8 @@ class AnswerConstraint:
         self._closing = grammar.way_to_end[grammar.after]
         self._choices: dict[tuple[int, tuple[int, ...], int], Choices] = {}
         self._kept = 0
-        self._tables: dict[TrieNode, Choices] = {}
+        self._plain: dict[tuple[int, TrieNode], tuple[list[int], ...]] = {}
+        self._tables: dict[TrieNode, Table] = {}
         self._left = shared.max_new_tokens
         self._state = grammar.start
         self._positions: tuple[int, ...] = ()
@@ -216,7 +189,7 @@ class AnswerConstraint:
         if choices is None:
             choices = kept[key] = self._make_choices()
             if kept is self._choices:
-                self._kept += len(choices.tokens)
+                self._kept += choices.size
                 if self._kept > _KEPT_CHOICES:
                     kept.clear()
                     self._kept = 0
@@ -224,27 +197,27 @@ class AnswerConstraint:
 
     def _make_choices(self) -> Choices:
         grammar = self._grammar
-        columns = _Columns()
-        self._add_walk(columns, grammar.walk(self._state, self._root), grammar.way_to_later[self._state], self._later)
+        rows = Rows()
+        self._add_walk(rows, grammar.walk(self._state, self._root), grammar.way_to_later[self._state], self._later)
         may_end = grammar.accepts(self._state)
         if self._positions:
-            self._add_words(columns, self._root, self._positions, begun=True)
+            self._add_words(rows, self._root, self._positions, begun=True)
             flags = self._text.flags
             may_end |= any(flags[at] and grammar.accepts(self._behind[flags[at]]) for at in self._positions)
         if may_end:
-            columns.add_one(self._shared.end_id, 0, -1, 0)
-        return columns.choices()
+            rows.add(self._shared.end_id, 0, -1, 0)
+        return rows.choices()
 
-    def _table(self, node: TrieNode) -> Choices:
-        """Returns the choices at the beginning of a quote, by tokens that go on at `node`; the origin is the start."""
+    def _table(self, node: TrieNode) -> Table:
+        """Returns the tokens that go on at `node` with the first words of a quote; their origin is its start."""
         if node not in self._tables:
-            columns = _Columns()
-            self._add_words(columns, node, self._text.starts, begun=False)
-            self._tables[node] = columns.choices()
+            rows = Rows()
+            self._add_words(rows, node, self._text.starts, begun=False)
+            self._tables[node] = rows.table()
         return self._tables[node]
 
     def _add_walk(
-        self, columns: '_Columns', walk: Walk, way_to_later: int, part_end: int, reach: int = 0, origin: int = 0
+        self, rows: Rows, walk: Walk, way_to_later: int, part_end: int, reach: int = 0, origin: int = 0
     ) -> None:
         """Adds the tokens of a walk through the grammar.
 
@@ -254,22 +227,22 @@ class AnswerConstraint:
             reach: bytes of the quote before the walk's beginning.
         """
         first_piece = self._text.shortest_after(0)
-        columns.add(walk.tokens, reach, np.minimum(walk.end, walk.quote + first_piece + self._closing), origin)
+        rows.extend(walk.tokens, reach, np.minimum(walk.end, walk.quote + first_piece + self._closing), origin)
         for node in walk.quotes:
             table = self._table(node)
             inside = table.reach <= self._longest
-            columns.add(table.tokens[inside], reach, table.close[inside], origin)
+            rows.extend(table.tokens[inside], reach, table.close[inside], origin)
         if way_to_later < FAR:
             piece = self._text.shortest_after(part_end)
-            columns.add(walk.tokens, reach + way_to_later + piece, walk.later + piece + self._closing, origin)
+            rows.extend(walk.tokens, reach + way_to_later + piece, walk.later + piece + self._closing, origin)
             for node in walk.laters:
                 table = self._table(node)
                 inside = table.origin >= part_end
-                columns.add(
+                rows.extend(
                     table.tokens[inside], reach + way_to_later + table.reach[inside], table.close[inside], origin
                 )
 
-    def _add_words(self, columns: '_Columns', node: TrieNode, positions: Sequence[int], begun: bool) -> None:
+    def _add_words(self, rows: Rows, node: TrieNode, positions: Sequence[int] | np.ndarray, begun: bool) -> None:
         """Adds the tokens that go on at `node` with the document's words from any of `positions`.
 
         Args:
@@ -281,13 +254,15 @@ class AnswerConstraint:
         while stack:
             node, depth, positions = stack.pop()
             if len(positions) > _MANY:
-                stack += self._add_many(columns, node, depth, np.asarray(positions), begun)
+                stack += self._add_many(rows, node, depth, np.asarray(positions), begun)
                 continue
+            if isinstance(positions, np.ndarray):
+                positions = positions.tolist()
             if depth:
                 for token in node.tokens:
                     for position in positions:
                         way = distance[position]
-                        columns.add_one(token, depth + way, way + closing, position - depth)
+                        rows.add(token, depth + way, way + closing, position - depth)
             children = node.children
             if not children:
                 continue
@@ -295,7 +270,7 @@ class AnswerConstraint:
             for position in positions:
                 flag = flags[position]
                 if flag and (depth or begun):
-                    self._add_behind(columns, node, depth, position, flag)
+                    self._add_behind(rows, node, depth, position, flag)
                 byte = folded[position]
                 if byte in children and byte != BARRIER:
                     groups.setdefault(byte, []).append(position + 1)
@@ -303,19 +278,19 @@ class AnswerConstraint:
                 stack.append((children[byte], depth + 1, group))
 
     def _add_many(
-        self, columns: '_Columns', node: TrieNode, depth: int, positions: np.ndarray, begun: bool
+        self, rows: Rows, node: TrieNode, depth: int, positions: np.ndarray, begun: bool
     ) -> list[tuple[TrieNode, int, np.ndarray]]:
         """One round of `_add_words` by arrays; returns what follows: (child, depth, positions)."""
         way = np.frombuffer(self._text.distance, np.int32)[positions]
         if depth:
             for token in node.tokens:
-                columns.add(np.full(len(way), token, np.int32), depth + way, way + self._closing, positions - depth)
+                rows.extend(np.full(len(way), token, np.int32), depth + way, way + self._closing, positions - depth)
         if depth or begun:
             flags = np.frombuffer(self._text.flags, np.uint8)[positions]
             for flag, state in self._behind.items():
                 if not self._grammar.walk(state, node).is_empty:
                     for position in positions[flags == flag].tolist():
-                        self._add_behind(columns, node, depth, position, flag)
+                        self._add_behind(rows, node, depth, position, flag)
         bytes_there = np.frombuffer(self._text.folded, np.uint8)[positions]
         following = []
         for byte in np.unique(bytes_there).tolist():
@@ -323,44 +298,27 @@ class AnswerConstraint:
                 following.append((node.children[byte], depth + 1, positions[bytes_there == byte] + 1))
         return following
 
-    def _add_behind(self, columns: '_Columns', node: TrieNode, depth: int, position: int, flag: int) -> None:
+    def _add_behind(self, rows: Rows, node: TrieNode, depth: int, position: int, flag: int) -> None:
         """Adds the tokens that go on at `node` with what stands behind a quote, which ends at `position`."""
         walk = self._grammar.walk(self._behind[flag], node)
-        if not walk.is_empty:
+        if walk.is_empty:
+            return
+        origin = position - depth
+        if walk.quotes or walk.laters:
             way_to_later = len(PART_SEPARATOR) if flag == END_OF_PART else FAR
-            self._add_walk(columns, walk, way_to_later, position, depth, position - depth)
-
-
-class _Columns:
-    """Gathers choices, one by one and by arrays."""
-
-    def __init__(self) -> None:
-        self._single: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
-        self._arrays: list[tuple[np.ndarray, ...]] = []
-
-    def add_one(self, token: int, reach: int, close: int, origin: int) -> None:
-        for column, value in zip(self._single, (token, reach, close, origin), strict=True):
-            column.append(value)
-
-    def add(
-        self, tokens: np.ndarray, reach: np.ndarray | int, close: np.ndarray, origin: np.ndarray | int
-    ) -> None:
-        if len(tokens):
-            self._arrays.append(tuple(np.broadcast_to(column, tokens.shape) for column in (tokens, reach, close, origin)))
-
-    def choices(self) -> Choices:
-        single = tuple(np.asarray(column, np.int32) for column in self._single)
-        columns = [np.concatenate(column, dtype=np.int32) for column in zip(single, *self._arrays, strict=True)]
-        possible = (columns[1] < NEVER) & (columns[2] < NEVER)
-        order = np.argsort(np.where(possible, columns[0], _LAST), kind='stable')[: np.count_nonzero(possible)]
-        tokens, reach, close, origin = (column[order] for column in columns)
-        return Choices(
-            tokens, reach, close, origin, _once(tokens), int(reach.max(initial=0)), int(close.max(initial=-1))
-        )
-
-
-def _once(tokens: np.ndarray) -> np.ndarray:
-    """Returns the distinct values of an ascending array."""
-    first = np.ones(len(tokens), bool)
-    np.not_equal(tokens[1:], tokens[:-1], out=first[1:])
-    return tokens[first]
+            self._add_walk(rows, walk, way_to_later, position, depth, origin)
+            return
+        # The usual case, in lists: few tokens, and all end inside the grammar.
+        if (flag, node) not in self._plain:
+            close = np.minimum(walk.end, walk.quote + self._text.shortest_after(0) + self._closing)
+            inside = walk.later < FAR
+            columns = (walk.tokens, close, walk.tokens[inside], walk.later[inside])
+            self._plain[flag, node] = tuple(column.tolist() for column in columns)
+        tokens, close, part_tokens, ways = self._plain[flag, node]
+        for token, way in zip(tokens, close, strict=True):
+            if way < FAR:
+                rows.add(token, depth, way, origin)
+        if part_tokens:
+            piece = self._text.shortest_after(position)
+            for token, way in zip(part_tokens, ways, strict=True):
+                rows.add(token, depth + len(PART_SEPARATOR) + piece, way + piece + self._closing, origin)

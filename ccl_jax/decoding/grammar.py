@@ -10,7 +10,7 @@ the rule, so that there are hardly more states than nodes.
 
 import dataclasses
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -104,23 +104,28 @@ class Graph:
             node = following
         self.link(node, alphanumeric, *done)
 
-    def ways_to(self, targets: Collection[int]) -> np.ndarray:
-        """Returns for each node the fewest bytes to any of `targets`, FAR if there is no way; int32."""
+    def ways_to(self, *goals: Collection[int]) -> list[list[int]]:
+        """Returns for each goal, and each node, the fewest bytes to one of the goal's nodes; FAR if there is no way."""
         sources: list[list[int]] = [[] for _ in self.edges]
         for node, edges in enumerate(self.edges):
             for nodes in set(edges.values()):
                 for target in nodes:
                     sources[target].append(node)
-        ways = np.full(len(self.edges), FAR, np.int32)
-        ways[list(targets)] = 0
-        queue = deque(targets)
-        while queue:
-            target = queue.popleft()
-            for node in sources[target]:
-                if ways[node] == FAR:
-                    ways[node] = ways[target] + 1
-                    queue.append(node)
-        return ways
+        return [_ways(sources, goal) for goal in goals]
+
+
+def _ways(sources: Sequence[Sequence[int]], goal: Collection[int]) -> list[int]:
+    ways = [FAR] * len(sources)
+    for node in goal:
+        ways[node] = 0
+    queue = deque(goal)
+    while queue:
+        target = queue.popleft()
+        for node in sources[target]:
+            if ways[node] == FAR:
+                ways[node] = ways[target] + 1
+                queue.append(node)
+    return ways
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +134,8 @@ class Walk:
 
     Attributes:
         tokens: int32 [n], ascending; those that end inside the automaton.
-        end, quote, later: bytes from behind each token to the end of the answer, to a quote, to a later part; int32 [n].
+        end, quote, later: bytes from behind each token to the end of the answer, to a quote, and to a later
+            part; int32 [n].
         quotes, laters: nodes of the vocabulary's trie at which a quote, or a later part, begins.
     """
 
@@ -157,7 +163,7 @@ class Grammar:
     def __init__(self, graph: Graph, root: TrieNode):
         self._graph = graph
         self._root = root
-        self._ways = [graph.ways_to(targets) for targets in (graph.accepting, {graph.quote}, {graph.later})]
+        self._ways = graph.ways_to(graph.accepting, {graph.quote}, {graph.later})
         self._numbers: dict[frozenset[int], int] = {}
         self._nodes: list[frozenset[int]] = []
         self._edges: list[dict[int, int] | None] = []
@@ -176,11 +182,11 @@ class Grammar:
         """Returns byte -> state."""
         edges = self._edges[state]
         if edges is None:
-            targets: dict[int, set[int]] = {}
+            targets: dict[int, frozenset[int]] = {}
             for node in self._nodes[state]:
                 for byte, nodes in self._graph.edges[node].items():
-                    targets.setdefault(byte, set()).update(nodes)
-            edges = {byte: self._state(frozenset(nodes)) for byte, nodes in targets.items()}
+                    targets[byte] = targets.get(byte, frozenset()).union(nodes)
+            edges = {byte: self._state(nodes) for byte, nodes in targets.items()}
             self._edges[state] = edges
         return edges
 
@@ -235,18 +241,17 @@ class Grammar:
             for byte in shorter:
                 if byte in edges and byte in children:
                     stack.append((edges[byte], children[byte]))
-        order = np.argsort(tokens)
-        ends = np.asarray(states, np.int32)[order]
-        ways = (np.asarray(way, np.int32)[ends] for way in (self.way_to_end, self.way_to_quote, self.way_to_later))
-        return Walk(np.asarray(tokens, np.int32)[order], *ways, tuple(quotes), tuple(laters))
+        order = np.argsort(tokens, kind='stable')
+        ways = (self.way_to_end, self.way_to_quote, self.way_to_later)
+        columns = [tokens, *([way[state] for state in states] for way in ways)]
+        return Walk(*(np.asarray(column, np.int32)[order] for column in columns), tuple(quotes), tuple(laters))
 
     def _state(self, nodes: frozenset[int]) -> int:
         if nodes not in self._numbers:
             self._numbers[nodes] = len(self._nodes)
             self._nodes.append(nodes)
             self._edges.append(None)
-            members = list(nodes)
-            ends, quotes, laters = (int(way[members].min(initial=FAR)) for way in self._ways)
+            ends, quotes, laters = (min((ways[node] for node in nodes), default=FAR) for ways in self._ways)
             self.way_to_end.append(ends)
             self.way_to_quote.append(quotes)
             self.way_to_later.append(laters)

@@ -9,6 +9,7 @@ import functools
 import re
 import unicodedata
 from array import array
+from bisect import bisect_left
 
 import numpy as np
 
@@ -33,7 +34,6 @@ class QuotableText:
         flags: for each byte position NO_END; END, where a quote may end; or END_OF_PART, where
             a further part may follow as well.
         distance: for each byte position the bytes to the nearest end from there on, 0 at an end; NEVER if none.
-        shortest_from: for each start, bytes of the shortest piece that begins there or later, int32 [S].
     """
 
     def __init__(self, text: str, longest: int):
@@ -69,13 +69,15 @@ class QuotableText:
         self.starts = starts
         self.flags = flags.tobytes()
         self.distance = array('i', distance.tobytes())
-        self.shortest_from = np.minimum.accumulate(shortest[::-1])[::-1]
+        self._starts = array('i', starts.tobytes())
+        # Of the piece that begins at each start or later.
+        from_last = np.append(shortest, NEVER)[::-1].astype(np.int32)
+        self._shortest_from = array('i', np.minimum.accumulate(from_last)[::-1].tobytes())
         self._starts_with: dict[int, list[int]] = {}
 
     def shortest_after(self, position: int) -> int:
         """Returns the bytes of the shortest piece that begins at `position` or later; NEVER if none does."""
-        first = int(np.searchsorted(self.starts, position))
-        return int(self.shortest_from[first]) if first < len(self.starts) else NEVER
+        return self._shortest_from[bisect_left(self._starts, position)]
 
     def starts_with(self, byte: int) -> list[int]:
         """Returns the starts at which `byte` stands, ascending."""

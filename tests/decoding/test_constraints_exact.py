@@ -80,6 +80,7 @@ class Language:
             self.lines = {'start': [({'## ICD Code'}, 'one')], 'one': [(bare, 'end')], 'end': []}
             self.accepting = {'end'}
         self.finish = functools.cache(self._finish)
+        self.after = functools.cache(self._after)
         self.partial = {state: self._partial(state) for state in self.lines}
 
     def _finish(self, state):
@@ -100,7 +101,6 @@ class Language:
                     ways[encoded[:i]] = min(way, ways.get(encoded[:i], way))
         return ways
 
-    @functools.cache
     def _after(self, state, line):
         return {after for following, after in self.lines[state] if line in {known.encode() for known in following}}
 
@@ -109,7 +109,7 @@ class Language:
         *lines, last = written.split(b'\n')
         states = {'start'}
         for line in lines:
-            states = {after for state in states for after in self._after(state, line)}
+            states = {after for state in states for after in self.after(state, line)}
         ways = [self.partial[state][last] for state in states if last in self.partial[state]]
         return min(ways, default=None)
 
