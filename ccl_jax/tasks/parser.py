@@ -5,14 +5,11 @@ The parser accepts any text, keeps what is well-formed and counts the rest.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ccl_jax.icd.codes import normalize_code
+from ccl_jax.icd.codes import is_well_formed, normalize_code
 from ccl_jax.records import Evidence, PredictedCode, Prediction, slice_evidence
 from ccl_jax.tasks.prompts import ARROW, CODE_HEADING, CODES_HEADING, EVIDENCE_HEADING, PART_SEPARATOR, Item
-
-# The shape of a code in any release: a letter, a digit, then 1 to 5 further characters.
-_CODE = re.compile(r'[A-Z]\d[0-9A-Z](\.[0-9A-Z]{1,4})?')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,7 @@ def _parse_item(line: str) -> Item | None:
     if not arrow:
         quote, code = '-', line[1:]
     code = normalize_code(code)
-    if not _CODE.fullmatch(code):
+    if not is_well_formed(code):
         return None
     return Item(quote[1:].strip(), code)
 
@@ -108,33 +105,71 @@ def prediction_from_answer(doc_id: str, text: str, answer: Answer, scores: Seque
 def locate_quote(text: str, quote: str, start: int = 0) -> Evidence:
     """Returns where `quote` stands in `text`: the first occurrence from `start`, else the first.
 
-    Tried in order: as written; then folded for case, white space and
-    punctuation between words. Within each, occurrences at word borders come
-    first (so that 'MI' is not found in 'FAMILY').
+    White space is folded, in text and quote. Tried in order: as written, whole,
+    then in parts around ' ... ', one after the other where they stand so;
+    then folded for case and punctuation between words, likewise. Within each,
+    occurrences at word borders come first (so that 'MI' is not found in 'FAMILY').
+    So a piece of the text is always found as such, and so are pieces that stand one after
+    the other, if none but the last ends with ' ...'.
     """
-    whole = _find(text, quote, start)
-    if whole is not None:
-        return Evidence((whole,), text[whole[0] : whole[1]])
+    pieces = quote.split(PART_SEPARATOR)
+    parts = _find_each(text, [quote], start, _as_written)
+    if not parts and len(pieces) > 1:
+        parts = _find_in_turn(text, pieces, start)
+    if not parts:
+        parts = _find_each(text, [quote], start, _folded)
+    if not parts:
+        parts = _find_each(text, pieces, start, _as_written, _folded)
+    return Evidence(parts, slice_evidence(text, parts) if parts else quote)
+
+
+# (begin, end) of each part of a quote; () where one of them is nowhere.
+_Parts = tuple[tuple[int, int], ...]
+
+
+def _find_in_turn(text: str, pieces: Sequence[str], start: int) -> _Parts:
+    """Finds pieces as written, each after the one before, the first from `start` on, else from the beginning."""
+    for begin_at, borders in ((start, (True, False)), (0, (True, False)), (0, (False,))):
+        parts: list[tuple[int, int]] = []
+        for piece in pieces:
+            position = parts[-1][1] if parts else begin_at
+            places = (_search(text, _as_written(piece), position, bordered) for bordered in borders)
+            place = next((place for place in places if place), None)
+            if place is None:
+                break
+            parts.append(place)
+        else:
+            return tuple(parts)
+    return ()
+
+
+def _find_each(text: str, pieces: Sequence[str], start: int, *readings: Callable[[str], str]) -> _Parts:
+    """Finds each piece in the first of `readings` that stands anywhere, after the one before or else from the
+    beginning."""
     parts: list[tuple[int, int]] = []
-    for piece in quote.split(PART_SEPARATOR):
-        begin_at = parts[-1][1] if parts else start
-        place = _find(text, piece.strip(), begin_at)
+    for piece in pieces:
+        position = parts[-1][1] if parts else start
+        places = (
+            _search(text, read(piece), begin_at, bordered)
+            for read in readings
+            for bordered in (True, False)
+            for begin_at in (position, 0)
+        )
+        place = next((place for place in places if place), None)
         if place is None:
-            return Evidence((), quote)
+            return ()
         parts.append(place)
-    return Evidence(tuple(parts), slice_evidence(text, tuple(parts)))
+    return tuple(parts)
 
 
-def _find(text: str, piece: str, start: int) -> tuple[int, int] | None:
-    words = re.findall(r'\w+', piece)
-    exact = re.escape(piece)
-    folded = r'[\W_]+'.join(re.escape(word) for word in words)
-    for pattern, flags in ((exact, 0), (folded, re.IGNORECASE)):
-        if not pattern:
-            continue
-        for bordered in (rf'(?<!\w){pattern}(?!\w)', pattern):
-            compiled = re.compile(bordered, flags)
-            match = compiled.search(text, start) or compiled.search(text)
-            if match and match.end() > match.start():
-                return match.span()
-    return None
+def _as_written(piece: str) -> str:
+    return r'\s+'.join(re.escape(word) for word in piece.split())
+
+
+def _folded(piece: str) -> str:
+    return r'(?i:' + r'[\W_]+'.join(re.escape(word) for word in re.findall(r'\w+', piece)) + ')'
+
+
+def _search(text: str, pattern: str, start: int, bordered: bool) -> tuple[int, int] | None:
+    match = re.compile(rf'(?<!\w){pattern}(?!\w)' if bordered else pattern).search(text, start)
+    return match.span() if match and match.end() > match.start() else None
