@@ -31,7 +31,7 @@ VERBS = {
     'export': 'write the newest checkpoint as a Hugging Face folder',
     'score': 'log-probabilities of texts under a Hugging Face folder',
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
-    'bench': 'measure: plan, loader, load, parity, checkpoint, step, or gpu [attention] [lora] [full]',
+    'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], or gpu [attention] [lora] [full]',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'feasibility', 'bench')
@@ -319,12 +319,20 @@ def _bench(values: flags.FlagValues, what: list[str]) -> int:
         from ccl_jax.studies.bench_step import bench_step
 
         print(bench_step())
+    elif what == ['decode']:
+        from ccl_jax.studies.bench_decode import bench_decode
+
+        print(bench_decode())
+    elif what == ['decode', 'vllm']:
+        from ccl_jax.studies.decode_vllm import bench_decode_vllm
+
+        print(bench_decode_vllm())
     elif what[:1] == ['gpu']:
         from ccl_jax.studies.bench_gpu import PARTS, bench_gpu
 
         print(bench_gpu(what[1:] or PARTS))
     else:
-        known = ('plan', 'loader', 'load', 'parity', 'checkpoint', 'step', 'gpu')
+        known = ('plan', 'loader', 'load', 'parity', 'checkpoint', 'step', 'decode', 'gpu')
         names = ', '.join(f'"ccl-jax bench {name}"' for name in known)
         raise UserError(f'name what to measure: {names}')
     return 0

@@ -36,6 +36,7 @@ def load_generate(
         sharding_for=lambda path, shape: sharding_for(mesh, path, shape),
         param_dtype=jnp.dtype(param_dtype),
         compute_dtype=jnp.dtype(compute_dtype),
+        mesh=mesh,
     )
     end = end_of_turn_id(tokenizer)
 

@@ -1,43 +1,47 @@
-"""Greedy generation in batches, with a key/value cache.
+"""Generation in batches, with a key/value cache.
 
-Prompts are packed by length; each batch is padded on the left to a bucket and to a
-fixed number of rows, so XLA compiles once per bucket. Decoding runs as one loop on the
-device until every row has ended.
+Prompts go in longest first; a row whose answer has ended takes the next prompt. What is compiled: for each bucket of
+prompt lengths in use, a prefill of a group of rows (and of fewer, a power of two, where prompts run out) and its
+insertion; for each bucket of the longest prompt in the rows, the cache of which shrinks when all that is left fits
+into a smaller one, the decoding of all rows.
+
+Without constraints the device writes many tokens before the host looks. With constraints it writes one at a
+time, and the host works out what is allowed next while the device already computes the logits.
 """
 
-import dataclasses
-import functools
 import logging
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
+from ccl_jax.decoding import steps
+from ccl_jax.decoding.sampling import Sampling, make_sampling, pack_ids
+from ccl_jax.decoding.schedule import Batch, Generation, Shapes
 from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 
-_UNUSED = -1
+__all__ = ['Generation', 'TokenConstraint', 'generate']
+
+# Tokens that are written before the host looks at ended rows, smaller caches and its log.
+_STEPS = 64
 
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """What the model wrote after a prompt.
+class TokenConstraint(Protocol):
+    """What may come next in one answer. It changes with each token, so every prompt needs its own."""
 
-    Attributes:
-        tokens: without the token that ended it.
-        logprobs: natural log-probability of each token given all before it.
-        ended: whether an end token came; if not, the length limit cut it.
-    """
+    def allowed(self) -> np.ndarray:
+        """Returns the ids that may come next, at least one; int32, in any order."""
+        ...
 
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    ended: bool
+    def advance(self, token: int) -> None:
+        """Is told of the token that came; not of the last, be it an end or at the limit of the length."""
+        ...
 
 
 def generate(
@@ -48,46 +52,143 @@ def generate(
     max_new_tokens: int,
     buckets: Sequence[int],
     batch_rows: int = 32,
+    constraints: Sequence[TokenConstraint | None] | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> list[Generation]:
-    """Continues each prompt with the likeliest token, again and again; results in the order of `prompts`.
+    """Continues each prompt; results in the order of `prompts`, whatever is decoded beside them.
+
+    Every process of a mesh calls this with the same arguments, and gets all results.
 
     Args:
         prompts: token ids.
         end_ids: a row ends with any of these tokens.
         max_new_tokens: a row also ends after this many, or where the architecture's
             `max_position_embeddings` tokens are reached.
-        buckets: prompt lengths to pad to; one compilation for each that is used.
-        batch_rows: prompts decoded at a time.
+        buckets: prompt lengths to pad to; each that is used is compiled for.
+        batch_rows: prompts decoded at a time; rounded up to a multiple of the devices that share them.
+        constraints: of each prompt, what may come next; None for anything.
+        temperature: 0 takes the likeliest token; others draw from the logits divided by it.
+        top_p: draws only from the likeliest tokens that together have this probability.
+        seed: of the draws. A draw depends on it, the index of the prompt and the place in the answer alone.
 
     Raises:
         UserError: a prompt is empty, is longer than the longest bucket, leaves no position for a new
-            token, or has a token that the model does not know.
+            token, or has a token that the model does not know; or a setting is out of range.
     """
-    buckets = sorted(buckets)
-    _check_prompts(prompts, buckets[-1], decoder.architecture)
+    architecture = decoder.architecture
+    sampling = make_sampling(temperature, top_p, seed)
+    if max_new_tokens < 1 or batch_rows < 1:
+        raise UserError(f'max_new_tokens is {max_new_tokens} and batch_rows {batch_rows}; both must be at least 1')
+    _check_prompts(prompts, max(buckets), architecture)
     graphdef, params = nnx.split(decoder)
-    results: dict[int, Generation] = {}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for begin in range(0, len(prompts), batch_rows):
-        batch = by_length[begin : begin + batch_rows]
-        longest = len(prompts[batch[-1]])
-        tokens, lengths = _pad_left(
-            [prompts[i] for i in batch], next(bucket for bucket in buckets if bucket >= longest), batch_rows
+    shapes = Shapes.choose(
+        len(prompts),
+        batch_rows,
+        row_devices=steps.row_devices(steps.mesh_of(params)),
+        buckets=buckets,
+        max_new_tokens=max_new_tokens,
+        max_positions=architecture.max_position_embeddings,
+    )
+    batch = Batch(prompts, end_ids, shapes)
+    of_prompt = [None] * len(prompts) if constraints is None else constraints
+    engine = _Engine(graphdef, params, batch, shapes, sampling, end_ids, of_prompt, architecture.vocab_size)
+    finished = 0
+    while batch.waiting or batch.active:
+        engine.refill()
+        engine.write()
+        if batch.finished != finished:
+            finished = batch.finished
+            _log.info('generated %d of %d', finished, len(prompts))
+    return batch.generations()
+
+
+class _Engine:
+    """The state on the device and what moves it."""
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        params: nnx.State,
+        batch: Batch,
+        shapes: Shapes,
+        sampling: Sampling | None,
+        end_ids: Collection[int],
+        constraints: Sequence[TokenConstraint | None],
+        vocab_size: int,
+    ):
+        self._model = {'graphdef': graphdef, 'mesh': steps.mesh_of(params)}
+        self._mesh = {'mesh': self._model['mesh']}
+        self._params = params
+        self._batch = batch
+        self._rows = shapes.rows
+        self._sampling = sampling
+        self._end_ids = np.asarray(sorted(end_ids), np.int32)
+        self._constraints = constraints
+        self._flags = np.zeros(vocab_size, bool)
+        self._slots = 0
+        self._state: steps.State
+
+    def refill(self) -> None:
+        """Fills free rows, once there are enough for a group, and cuts the cache to what is needed."""
+        slots = self._batch.slots
+        if not self._slots:
+            self._state = steps.empty(self._params, rows=self._rows, slots=slots, **self._model)
+        elif slots < self._slots:
+            self._state = steps.shrink(self._state, slots=slots, **self._mesh)
+        self._slots = slots
+        while self._rows - self._batch.active >= self._batch.wanted:
+            tokens, lengths, rows = self._batch.next_prompts()
+            prompts = steps.prefill(self._params, tokens, lengths, **self._model)
+            self._state = steps.insert(self._state, prompts, rows, **self._mesh)
+
+    def write(self) -> None:
+        """Writes one token in each row, or many if no row has a constraint."""
+        rows = self._batch.rows
+        constrained = {
+            row: constraint
+            for row in np.flatnonzero(rows.active).tolist()
+            if (constraint := self._constraints[rows.prompts[row]]) is not None
+        }
+        if constrained:
+            self._write_one(constrained)
+            return
+        self._state, tokens, logprobs = steps.decode(
+            self._params,
+            self._state,
+            rows,
+            self._sampling,
+            self._end_ids,
+            np.int32(max(0, self._rows - self._batch.wanted)),
+            steps=_STEPS,
+            **self._model,
         )
-        new_tokens, logprobs = _generate_batch(
-            params,
-            tokens,
-            lengths,
-            np.asarray(sorted(end_ids), np.int32),
-            graphdef=graphdef,
-            max_new_tokens=max_new_tokens,
-            out=_replicated(params),
-        )
-        new_tokens, logprobs = np.asarray(new_tokens), np.asarray(logprobs)
-        for row, i in enumerate(batch):
-            results[i] = _read_row(new_tokens[row], logprobs[row], end_ids)
-        _log.info('generated %d of %d', len(results), len(prompts))
-    return [results[i] for i in range(len(prompts))]
+        self._batch.take(*jax.device_get((tokens, logprobs)))
+
+    def _write_one(self, constrained: dict[int, TokenConstraint]) -> None:
+        rows = self._batch.rows
+        # The device still computes the logits, and what is allowed depends on known tokens alone.
+        allowed = self._allowed(constrained)
+        tokens, logprobs = steps.choose_allowed(self._state.logits, rows, self._sampling, allowed, **self._mesh)
+        if (rows.active & (rows.written + 1 < rows.limits)).any():
+            # Copied, because the host goes on counting before the device reads it.
+            self._state = steps.advance(self._params, self._state, tokens, rows.positions.copy(), **self._model)
+        chosen = np.asarray(tokens)
+        self._batch.take(chosen[:, None], np.asarray(logprobs)[:, None])
+        for row, constraint in constrained.items():
+            if rows.active[row]:
+                constraint.advance(int(chosen[row]))
+
+    def _allowed(self, constrained: dict[int, TokenConstraint]) -> np.ndarray:
+        """Returns the ids that each row may take, as bits [R, ceil(V / 8)]: 16 KB a row for 128k ids."""
+        allowed = np.full((self._rows, -(-len(self._flags) // 8)), 255, np.uint8)
+        for row, constraint in constrained.items():
+            ids = constraint.allowed()
+            if not len(ids):
+                raise ValueError(f'the constraint of prompt {self._batch.rows.prompts[row]} allows no token')
+            allowed[row] = pack_ids(ids, self._flags)
+        return allowed
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], longest_bucket: int, architecture: Architecture) -> None:
@@ -111,72 +212,3 @@ def _check_prompts(prompts: Sequence[Sequence[int]], longest_bucket: int, archit
                 f"prompt {i} has a token outside the model's vocabulary of {vocab_size}; "
                 'use the tokenizer that belongs to the model'
             )
-
-
-def _pad_left(prompts: Sequence[Sequence[int]], length: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens [rows, length] and lengths [rows]; rows without a prompt have length 0."""
-    tokens = np.zeros((rows, length), np.int32)
-    lengths = np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, length - len(prompt) :] = prompt
-        lengths[row] = len(prompt)
-    return tokens, lengths
-
-
-@functools.partial(jax.jit, static_argnames=('graphdef', 'max_new_tokens', 'out'))
-def _generate_batch(params, tokens, lengths, end_ids, *, graphdef, max_new_tokens: int, out):
-    """Returns tokens and logprobs [B, max_new_tokens]; a row holds `_UNUSED` after its end token.
-
-    Args:
-        tokens: [B, T] prompts, padded left.
-        lengths: [B] of the prompts.
-        end_ids: [E].
-        out: sharding of the results.
-    """
-    decoder: Decoder = nnx.merge(graphdef, params)
-    max_positions = decoder.architecture.max_position_embeddings
-    rows, prompt_slots = tokens.shape
-    positions = jnp.arange(prompt_slots)[None] - (prompt_slots - lengths[:, None])
-    real = (positions >= 0).astype(jnp.int32)
-    hidden, cache = decoder.prefill(tokens, jnp.maximum(positions, 0), real, prompt_slots + max_new_tokens)
-
-    def choose(hidden, written, active):
-        """Returns each row's next token and its logprob, and which rows go on after it."""
-        logprobs = jax.nn.log_softmax(decoder.logits(hidden))
-        token = jnp.argmax(logprobs, axis=-1).astype(jnp.int32)
-        logprob = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
-        ended = jnp.isin(token, end_ids) | (lengths + written + 1 >= max_positions)
-        return token, logprob, active & ~ended
-
-    def unfinished(state):
-        written, _, active, *_ = state
-        return (written < max_new_tokens) & active.any()
-
-    def step(state):
-        written, token, active, new_tokens, logprobs, cache = state
-        hidden, cache = decoder.decode(
-            token, lengths + written - 1, jnp.ones_like(token), cache, prompt_slots + written - 1
-        )
-        token, logprob, still_active = choose(hidden, written, active)
-        new_tokens = new_tokens.at[:, written].set(jnp.where(active, token, _UNUSED))
-        logprobs = logprobs.at[:, written].set(logprob)
-        return written + 1, token, still_active, new_tokens, logprobs, cache
-
-    token, logprob, active = choose(hidden[:, -1], 0, lengths > 0)
-    new_tokens = jnp.full((rows, max_new_tokens), _UNUSED, jnp.int32).at[:, 0].set(token)
-    logprobs = jnp.zeros((rows, max_new_tokens), jnp.float32).at[:, 0].set(logprob)
-    state = jax.lax.while_loop(unfinished, step, (1, token, active, new_tokens, logprobs, cache))
-    new_tokens, logprobs = state[3], state[4]
-    return (new_tokens, logprobs) if out is None else jax.lax.with_sharding_constraint((new_tokens, logprobs), out)
-
-
-def _replicated(params: nnx.State) -> NamedSharding | None:
-    """Returns a sharding that gives every process the whole result; None if the parameters lie on no mesh."""
-    sharding = jax.tree.leaves(params)[0].sharding
-    return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-
-
-def _read_row(tokens: np.ndarray, logprobs: np.ndarray, end_ids: Collection[int]) -> Generation:
-    length = next((i for i, token in enumerate(tokens.tolist()) if token == _UNUSED or token in end_ids), len(tokens))
-    ended = length < len(tokens) and int(tokens[length]) in end_ids
-    return Generation(tuple(tokens[:length].tolist()), tuple(logprobs[:length].tolist()), ended)

@@ -40,8 +40,7 @@ class Decoder(nnx.Module):
     Parameters: `embedding` [V, D]; `layers/...`, each with a leading L axis; `final_norm` [D];
     `lm_head` [D, V] unless the embeddings are tied.
 
-    A cache is a dict of `key` and `value` [L, B, K, S, H], and `positions` and `segment_ids` [B, S]
-    of the tokens in its S slots. Segment 0 marks a free slot: real tokens have segment ids from 1.
+    A cache is a dict of `key` and `value` [L, B, K, S, H]; slot s of a row holds its token at position s.
     """
 
     def __init__(
@@ -107,50 +106,39 @@ class Decoder(nnx.Module):
         logits = jnp.dot(hidden, weights, preferred_element_type=jnp.float32)
         return soft_capped(logits, self.architecture.final_softcap)
 
-    def prefill(
-        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, slots: int
-    ) -> tuple[jax.Array, Cache]:
-        """Runs prompts and returns their hidden states [B, T, D] and a cache of `slots` >= T slots.
+    def prefill(self, tokens: jax.Array) -> tuple[jax.Array, Cache]:
+        """Runs prompts [B, T], padded on the right, and returns their hidden states [B, T, D] and a cache of T slots.
 
-        The prompts, padded left or right to T, take the first T slots. Padding has segment id 0.
+        No token sees a later one, so none of a prompt sees padding; what is computed of padding has no meaning.
         """
-        places = Places(segment_ids, positions)
-        hidden, kept = self._forward(tokens, places, None, keep_keys=True)
-        free = slots - tokens.shape[1]
-        key, value = (jnp.pad(x.swapaxes(2, 3), ((0, 0),) * 3 + ((0, free), (0, 0))) for x in kept)
-        positions, segment_ids = (jnp.pad(x, ((0, 0), (0, free))) for x in (positions, segment_ids))
-        return hidden, {'key': key, 'value': value, 'positions': positions, 'segment_ids': segment_ids}
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        hidden, (key, value) = self._forward(tokens, Places(jnp.ones_like(positions), positions), None, keep_keys=True)
+        return hidden, {'key': key.swapaxes(2, 3), 'value': value.swapaxes(2, 3)}
 
-    def decode(
-        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache: Cache, slot: jax.Array | int
-    ) -> tuple[jax.Array, Cache]:
+    def decode(self, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Runs one more token a row and returns its hidden states [B, D] and the cache with it.
 
         Args:
-            tokens, positions, segment_ids: [B] int32; positions may differ between rows.
-            slot: the slot that takes the tokens, the same in all rows; it must be free.
+            tokens: [B] int32.
+            positions: [B] int32, which may differ between rows; the slots before must be filled, and what lies in
+                this one and later ones does not matter.
         """
-        queries = Places(segment_ids[:, None], positions[:, None])
-        keys = Places(
-            jax.lax.dynamic_update_slice(cache['segment_ids'], queries.segment_ids, (0, slot)),
-            jax.lax.dynamic_update_slice(cache['positions'], queries.positions, (0, slot)),
-        )
+        places = jnp.broadcast_to(jnp.arange(cache['key'].shape[3], dtype=jnp.int32), cache['key'].shape[1:4:2])
+        keys = Places(jnp.ones_like(places), places)
+        queries = Places(jnp.ones_like(positions)[:, None], positions[:, None])
         rotations = self._rotations(queries.positions)
 
         # The whole cache is carried, so that XLA writes the new token in place instead of copying a layer's slots.
         def step(carry, layer, index, windowed):
-            x, all_keys, all_values = carry
-            query, key, value = layer.project(x, rotations[windowed], None)
-            start = (index, 0, 0, slot, 0)
-            all_keys = jax.lax.dynamic_update_slice(all_keys, key.swapaxes(1, 2)[None], start)
-            all_values = jax.lax.dynamic_update_slice(all_values, value.swapaxes(1, 2)[None], start)
-            key, value = (_at(x, index).swapaxes(1, 2) for x in (all_keys, all_values))
+            x, *kept = carry
+            query, *new = layer.project(x, rotations[windowed], None)
+            kept = [_written(slots, part[:, 0], index, positions) for slots, part in zip(kept, new, strict=True)]
+            key, value = (_at(slots, index).swapaxes(1, 2) for slots in kept)
             attended = self._attend(query, key, value, queries, keys, windowed=windowed)
-            return (layer.finish(x, attended, None), all_keys, all_values), None
+            return (layer.finish(x, attended, None), *kept), None
 
         (x, key, value), _ = self._over_layers(step, (self._embed(tokens[:, None]), cache['key'], cache['value']))
-        cache = {'key': key, 'value': value, 'positions': keys.positions, 'segment_ids': keys.segment_ids}
-        return self._normed(x)[:, 0], cache
+        return self._normed(x)[:, 0], {'key': key, 'value': value}
 
     def _forward(self, tokens: jax.Array, places: Places, dropout_key: jax.Array | None, *, keep_keys: bool):
         """Returns hidden states and, if asked, rotated keys and values, each [L, B, T, K, H]."""
@@ -355,6 +343,11 @@ class Layer(nnx.Module):
 def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
     """Returns cap * tanh(x / cap), which keeps x between -cap and cap (arXiv 2408.00118); x if there is no cap."""
     return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def _written(slots: jax.Array, new: jax.Array, layer: jax.Array | int, positions: jax.Array) -> jax.Array:
+    """Returns slots [L, B, K, S, H] with new [B, K, H] at `layer` and each row's own position [B]."""
+    return slots.at[layer, jnp.arange(len(positions)), :, positions].set(new, mode='clip', unique_indices=True)
 
 
 def _at(stacked: Any, index: jax.Array | int) -> Any:

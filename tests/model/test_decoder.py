@@ -241,27 +241,22 @@ def test_every_layer_and_linear_product_has_a_key_of_its_own():
 
 @pytest.mark.parametrize('architecture', [GROUPED, SCALED, FEATURED], ids=['grouped', 'scaled', 'featured'])
 def test_cached_decoding_equals_the_full_forward(architecture):
-    prompts, new, slots = (9, 4, 1), 6, 9
+    """Rows go on from places of their own, over slots in which something else was before."""
+    prompts, new, padded = (9, 4, 1), 6, 9
     decoder = init_decoder(architecture if architecture.windowed else shallow(architecture), seed=3)
     tokens, positions, segment_ids = random_rows(3, max(prompts) + new)
     full = jax.jit(lambda *rows: decoder(*rows))(tokens, positions, segment_ids)
-    prefill = jax.jit(lambda *rows: decoder.prefill(*rows, slots + new))
-    decode = jax.jit(lambda tokens, positions, cache, slot: decoder.decode(tokens, positions, ones, cache, slot))
-    ones, rows = np.ones(3, np.int32), np.arange(3)
-
-    for side in ('left', 'right'):
-        begins = [slots - length if side == 'left' else 0 for length in prompts]
-        padded = np.zeros((3, 3, slots), np.int32)
-        for row, (begin, length) in enumerate(zip(begins, prompts, strict=True)):
-            for argument, content in enumerate((tokens, positions, segment_ids)):
-                padded[argument, row, begin : begin + length] = content[row, :length]
-        hidden, cache = prefill(*padded)
-        for row, (begin, length) in enumerate(zip(begins, prompts, strict=True)):
-            np.testing.assert_allclose(hidden[row, begin : begin + length], full[row, :length], atol=1e-5)
-        for step in range(new):
-            place = np.array(prompts, np.int32) + step
-            hidden, cache = decode(tokens[rows, place], place, cache, slots + step)
-            np.testing.assert_allclose(hidden, full[rows, place], atol=1e-5)
+    right_padded = np.where(np.arange(padded) < np.array(prompts)[:, None], tokens[:, :padded], 5)
+    hidden, cache = jax.jit(decoder.prefill)(right_padded)
+    for row, length in enumerate(prompts):
+        np.testing.assert_allclose(hidden[row, :length], full[row, :length], atol=1e-5)
+    dirty = ((0, 0),) * 3 + ((0, new), (0, 0))
+    cache = {name: jnp.pad(array, dirty, constant_values=7.0) for name, array in cache.items()}
+    decode, rows = jax.jit(decoder.decode), np.arange(3)
+    for step in range(new):
+        place = np.array(prompts, np.int32) + step
+        hidden, cache = decode(tokens[rows, place], place, cache)
+        np.testing.assert_allclose(hidden, full[rows, place], atol=1e-5)
 
 
 def abstract_params(architecture, **types):
