@@ -103,7 +103,7 @@ def test_rows_say_how_each_code_was_judged():
         PredictedCode('ZZZ'),
         PredictedCode('I10'),
     ]
-    strata = Strata(frozenset({(ICD10CM, 'I10')}), frozenset(), frozenset())
+    strata = Strata({(ICD10CM, 'I10'): 1}, frozenset(), frozenset())
     reader = Reader(page_of(gold, [Prediction('d', tuple(predicted))], strata=strata))
     assert [kind for kind, _ in reader.rows] == ['correct', 'wrong', 'correct', 'missed']
     pain, invented, hypertension, diabetes = (' '.join(words.split()) for _, words in reader.rows)

@@ -6,14 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccl_jax.errors import UserError
-from ccl_jax.evaluation.metrics import (
-    COUNT_METRICS,
-    align,
-    bootstrap,
-    code_metrics,
-    code_statistics,
-    paired_bootstrap,
-)
+from ccl_jax.evaluation.bootstrap import COUNT_METRICS, bootstrap, paired_bootstrap
+from ccl_jax.evaluation.metrics import code_metrics, code_statistics
+from ccl_jax.evaluation.pairs import align
 from ccl_jax.icd.codes import ICD9CM, ICD10CM
 from ccl_jax.records import Annotation, Document, PredictedCode, Prediction
 

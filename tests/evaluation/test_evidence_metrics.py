@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from ccl_jax.evaluation.evidence import (
     EVIDENCE_METRICS,
-    QuoteFinder,
+    MDACE_METRICS,
+    Cleaning,
+    EvidenceCounts,
     evidence_metrics,
-    folded_words,
-    grounding_counts,
     mdace_tokens,
 )
+from ccl_jax.evaluation.grounding import QuoteFinder, folded_words
+from ccl_jax.evaluation.pairs import align
 from ccl_jax.records import Annotation, Document, Evidence, PredictedCode, Prediction, slice_evidence
 
 TEXT = 'Chest pain and dyspnea. Chest pain since 12 days.'
