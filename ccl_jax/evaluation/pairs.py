@@ -5,6 +5,7 @@ documents), C codes, G gold (unit, code) pairs, P predicted ones.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Literal
@@ -108,7 +109,7 @@ class CodePairs:
             new_index[self.predicted_codes[predicted]],
         )
 
-    @property
+    @functools.cached_property
     def hits(self) -> np.ndarray:
         """[P] whether a predicted pair is gold."""
         columns = len(self.codes)

@@ -137,7 +137,7 @@ def test_grounding_compares_strings_not_claims():
     ]
     documents, answers = case({}, {'I10': quotes}, text=text)
     # The accent counts; offsets that hold other words do not ground a quote, and the quote itself is searched.
-    assert grounding_counts(documents, answers) == {'exact': 2, 'folded': 2, 'not_found': 2}
+    assert EvidenceCounts.of(align(documents, answers)).grounding_counts() == {'exact': 2, 'folded': 2, 'not_found': 2}
 
 
 def test_whole_words_come_before_parts_of_words():
