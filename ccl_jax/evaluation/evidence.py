@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import re
 import string
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 
 import numpy as np
@@ -243,8 +243,8 @@ def _count_unit(
     for m, (gold_set, predicted_set) in enumerate(zip(gold_items, predicted_items, strict=True)):
         for k, chosen in enumerate((gold_set & predicted_set, gold_set, predicted_set)):
             # The code is the last member of an item.
-            for code, count in Counter(item[-1] for item in chosen).items():
-                items[code][m, k] = count
+            for *_, code in chosen:
+                items[code][m, k] += 1
     return items, grounding
 
 
