@@ -173,7 +173,7 @@ def test_shares_lie_between_0_and_1_and_a_perfect_answer_gives_1(split):
         assert value is None or value >= 0
         assert value is None or value <= 1 or name in COUNT_METRICS
     if any(golds):
-        # Precision among more codes than are gold, recall among fewer, and the F1 of a document without codes are not 1.
+        # Not 1: precision among more codes than are gold, recall among fewer, the F1 of a document without codes.
         golds = [codes for codes in golds if codes]
         perfect = values(golds, golds)
         for name in set(perfect) - {*COUNT_METRICS, 'invalid_code_rate'}:
@@ -266,7 +266,7 @@ def test_every_draw_is_the_metric_of_the_resampled_documents():
     answers = [prediction(f'{i:02}', codes) for i, codes in enumerate(predicteds)]
     labels = {(ICD10CM, code) for code in space}
     found = code_metrics(documents, answers, valid_codes=VALID, label_space=labels, seed=7, samples=200)
-    # The documentation promises: documents drawn with replacement by this generator, and percentiles moved to the value.
+    # As documented: documents drawn with replacement by this generator, percentiles moved to the value.
     draws = [
         resampled([golds[i] for i in drawn], [predicteds[i] for i in drawn], space)
         for drawn in np.random.default_rng(7).integers(0, 30, size=(200, 30))
