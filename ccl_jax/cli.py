@@ -26,7 +26,7 @@ VERBS = {
     'prepare': 'read the sources, make spans and examples, print the reports and the plan',
     'plan': 'prepare what is missing, print the batch plan and draw it',
     'train': 'prepare what is missing, train (resuming by itself), evaluate',
-    'eval': 'decode and score a split with the newest checkpoint',
+    'eval': 'decode and score a split with the newest checkpoint, or score a file of predictions',
     'code': 'code one or many notes: files, or standard input',
     'export': 'write the newest checkpoint as a Hugging Face folder',
     'score': 'log-probabilities of texts under a Hugging Face folder',
@@ -34,6 +34,7 @@ VERBS = {
     'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], or gpu [attention] [lora] [full]',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
+_SCORING_FLAGS = ('gold', 'group', 'trim', 'merge_adjacent', 'label_space', 'training', 'spans')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'feasibility', 'bench')
 
 USAGE = """\
@@ -53,10 +54,16 @@ usage: ccl-jax VERB [flags]
   --html FILE                    also write the audit page (code)
   --constrain NAME[,NAME...]     codes, evidence, format: what answers are held to; none for free text (code)
   --recheck                      code each quote again by itself (code)
-  --label_space FILE             the codes that an answer may have, one a line, instead of the release (code)
   --split NAME                   split to evaluate instead of eval.split (eval)
+  --predictions, --gold FILE     score a file of predictions against one of documents (eval; needs no --workdir)
+  --group NAME                   note (the default) or group: unite the codes of one group_id (eval --predictions)
+  --merge_adjacent, --trim       clean spans before MDACE's evidence metrics (eval --predictions)
+  --label_space FILE             one code, or system<TAB>code, a line: labels of macro_f1_caml, and the valid codes
+                                 instead of those of the release (eval --predictions), or all that answers may
+                                 have (code)
+  --training, --spans FILE       what training saw, for strata and frequency buckets (eval --predictions)
   --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
-  --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand)
+  --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand, eval)
   --out DIR                      folder to write (expand)
   --tiers NAME[,NAME...]         gold, document, silver, synthetic, instead of expansion.tiers (expand)
   --finder, --generator NAME     instead of expansion.finder, expansion.generator (expand)
@@ -211,6 +218,8 @@ def _train(values: flags.FlagValues, _: list[str]) -> int:
 
 
 def _eval(values: flags.FlagValues, _: list[str]) -> int:
+    if values.predictions is not None:
+        return _eval_predictions(values)
     import dataclasses
 
     from ccl_jax.config import check_config
@@ -218,6 +227,9 @@ def _eval(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.pipeline.prepare import prepare_corpus
     from ccl_jax.pipeline.workdir import claim_workdir, join_processes, workdir_config
 
+    for flag in _SCORING_FLAGS:
+        if values[flag].present:
+            raise UserError(f'--{flag} belongs to the scoring of a file; give --predictions too')
     join_processes()
     workdir = Path(values.workdir)
     config = workdir_config(workdir)
@@ -228,6 +240,28 @@ def _eval(values: flags.FlagValues, _: list[str]) -> int:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, split=values.split))
     text = evaluate_run(config, workdir, prepare_corpus(config, workdir))
     print((workdir / 'eval' / config.eval.split / 'metrics.json').read_text() if values.json else text)
+    return 0
+
+
+def _eval_predictions(values: flags.FlagValues) -> int:
+    from ccl_jax.evaluation.evidence import Cleaning
+    from ccl_jax.pipeline.score_predictions import ScoreOptions, score_predictions, score_table
+
+    for flag in ('workdir', 'config', 'split'):
+        if values[flag].present:
+            raise UserError(f'--{flag} belongs to the evaluation of a run, --predictions to that of a file; give one')
+    if values.gold is None:
+        raise UserError('--gold is missing; name the JSONL file of the documents with their codes')
+    options = ScoreOptions(
+        predictions=Path(values.predictions),
+        gold=Path(values.gold),
+        group=values.group,
+        release=values.release or '',
+        cleaning=Cleaning(merge_adjacent=values.merge_adjacent, trim=values.trim),
+        **{name: Path(path) for name in ('label_space', 'training', 'spans') if (path := values[name].value)},
+    )
+    result = score_predictions(options)
+    print(json.dumps(result, indent=2) if values.json else score_table(result))
     return 0
 
 
@@ -356,8 +390,15 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('html', None, 'audit page to write', flag_values=values)
     flags.DEFINE_string('constrain', None, 'what answers are held to', flag_values=values)
     flags.DEFINE_bool('recheck', False, 'code each quote again', flag_values=values)
-    flags.DEFINE_string('label_space', None, 'codes that an answer may have', flag_values=values)
     flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
+    flags.DEFINE_string('predictions', None, 'predictions to score', flag_values=values)
+    flags.DEFINE_string('gold', None, 'documents to score against', flag_values=values)
+    flags.DEFINE_string('group', 'note', 'unit of the codes', flag_values=values)
+    flags.DEFINE_bool('merge_adjacent', False, 'merge neighbouring spans', flag_values=values)
+    flags.DEFINE_bool('trim', False, 'trim spans', flag_values=values)
+    flags.DEFINE_string('label_space', None, 'codes of the label space', flag_values=values)
+    flags.DEFINE_string('training', None, 'training documents', flag_values=values)
+    flags.DEFINE_string('spans', None, 'training spans', flag_values=values)
     flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
     flags.DEFINE_bool('report_only', False, 'only read the sources and print the reports', flag_values=values)
     flags.DEFINE_string('release', None, 'files or folders of a release', flag_values=values)
@@ -392,7 +433,8 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
         # ml_collections hands out an object that fails on use where the file could not be loaded.
         name = config_flags.get_config_filename(values['config'])
         raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
-    if values.workdir is None and verb not in _NEEDS_NO_WORKDIR and not values.report_only:
+    scores_file = verb == 'eval' and values.predictions is not None
+    if values.workdir is None and verb not in _NEEDS_NO_WORKDIR and not values.report_only and not scores_file:
         raise UserError('--workdir is missing; name the folder of the run')
     if verb in _NEEDS_CONFIG and config is None:
         raise UserError('--config is missing; name an experiment file such as configs/demo.py')

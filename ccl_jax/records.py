@@ -138,8 +138,11 @@ def same_words(a: str, b: str) -> bool:
     return _INSIGNIFICANT.sub('', a) == _INSIGNIFICANT.sub('', b)
 
 
-def document_from_json(record: dict[str, Any]) -> Document:
+def document_from_json(record: dict[str, Any], *, to_score: bool = False) -> Document:
     """Checks a document record and returns it; codes come out in normal form.
+
+    With `to_score` the document is but a reference to score against: a code may have
+    any form, and the text may be absent or empty where there is no evidence.
 
     A code that is listed several times becomes one annotation with all its
     evidence. A missing, null or empty `group_id` becomes the `doc_id`: a
@@ -152,13 +155,13 @@ def document_from_json(record: dict[str, Any]) -> Document:
             space and punctuation.
     """
     doc_id = _name(record, 'doc_id')
-    text = _string(record, 'text')
-    if not text.strip():
+    text = _string(record, 'text', default='' if to_score else None)
+    if not text.strip() and not to_score:
         raise RecordError('"text" is empty', 'text is empty')
     return Document(
         doc_id=doc_id,
         text=text,
-        annotations=_annotations(record, text),
+        annotations=_annotations(record, text, _code if to_score else _well_formed_code),
         group_id=_string(record, 'group_id', default='') or doc_id,
         language=_string(record, 'language', default='en'),
         source=_string(record, 'source', default='jsonl'),
@@ -317,11 +320,13 @@ def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
     return {**item, 'origin': evidence.origin} if evidence.origin else item
 
 
-def _annotations(record: dict[str, Any], text: str) -> tuple[Annotation, ...]:
+def _annotations(
+    record: dict[str, Any], text: str, read_code: Callable[[Any, str], tuple[str, str]]
+) -> tuple[Annotation, ...]:
     merged: dict[tuple[str, str], dict[Evidence, None]] = {}
     for i, item in enumerate(_list(record, 'codes', default=[])):
         where = f'codes[{i}]'
-        evidence = merged.setdefault(_well_formed_code(item, where), {})
+        evidence = merged.setdefault(read_code(item, where), {})
         for j, quote in enumerate(_list(item, 'evidence', default=[])):
             evidence[_evidence(quote, text, f'{where}.evidence[{j}]')] = None
     return tuple(Annotation(code, system, tuple(evidence)) for (system, code), evidence in merged.items())

@@ -12,11 +12,11 @@ import html
 import importlib.resources
 import itertools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
-from ccl_jax.evaluation.evidence import Parts, placed_evidence
-from ccl_jax.evaluation.metrics import Code, align, code_key
+from ccl_jax.evaluation.grounding import Parts, placed_evidence
+from ccl_jax.evaluation.pairs import Code, align, code_key
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.records import Document, Prediction
 
@@ -75,7 +75,7 @@ def audit_page(
     *,
     title: str,
     title_of: Callable[[str], str | None],
-    valid_codes: Collection[Code],
+    valid_codes: Container[Code],
     strata: Strata | None = None,
     banner: str | None = None,
 ) -> str:
@@ -134,7 +134,7 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _rows(document: Document, prediction: Prediction, n: int, valid_codes: Collection[Code]) -> list[_Row]:
+def _rows(document: Document, prediction: Prediction, n: int, valid_codes: Container[Code]) -> list[_Row]:
     """The note's codes: predicted ones in the order of the prediction, then the missed ones."""
     quotes: dict[Code, list[_Quote]] = {code_key(c): [] for c in prediction.codes}
     predicted = set(quotes)

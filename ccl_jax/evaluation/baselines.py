@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ccl_jax.errors import UserError
-from ccl_jax.evaluation.evidence import folded_words
-from ccl_jax.evaluation.metrics import Code, code_key
+from ccl_jax.evaluation.grounding import folded_words
+from ccl_jax.evaluation.pairs import Code, code_key
 from ccl_jax.records import Document, Evidence, PredictedCode, Prediction, Span
 
 Term = tuple[str, ...]

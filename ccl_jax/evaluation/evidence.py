@@ -1,188 +1,318 @@
-"""Evidence metrics as MDACE defines them, and where a quote stands in its note.
+"""Evidence metrics as MDACE and CodiEsp define them; end to end: evidence of a wrong code is wrong.
 
-Source of the definitions: the MDACE paper (Cheng et al. 2023) and its scoring
-program; items are sets per unit and sums run over units. End to end: evidence
-of a wrong code is wrong. Three cases that MDACE does not have:
+Sources: the MDACE paper (Cheng et al. 2023) with its scoring program, and the
+official program of CodiEsp's track X (Miranda-Escalada et al. 2020). Items are sets
+per chart, which is a group of notes with one `group_id`, and sums run over charts.
+Two cases that MDACE does not have:
 
 - A discontinuous reference is one span from its first start to its last end; its
   tokens are those of its parts.
-- A predicted quote without offsets is placed at its first exact, else its first
-  folded occurrence (whole words before parts of words).
 - A quote that occurs nowhere is a wrong item of its own; only the position-free
   metrics, which compare words, can still count it as right.
+
+Array letters: U units (charts), C codes, E (unit, code) pairs with evidence.
 """
 
-import bisect
+import dataclasses
+import itertools
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+import string
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import numpy as np
 
-from ccl_jax.evaluation.metrics import (
-    Code,
-    Estimate,
-    Grouping,
-    Statistics,
-    align,
-    bootstrap,
-    code_key,
-    ratio,
-    set_scores,
-)
-from ccl_jax.records import Document, Evidence, PredictedCode, Prediction, slice_evidence
+from ccl_jax.evaluation.bootstrap import Estimate, Ratio, Statistics, bootstrap, ratio_statistics
+from ccl_jax.evaluation.grounding import GROUNDING_KINDS, Parts, placed_evidence
+from ccl_jax.evaluation.pairs import Code, Grouping, Unit, align, code_key
+from ccl_jax.records import Document, Prediction, slice_evidence
 
-EVIDENCE_METRICS = ('evidence_span_exact', 'evidence_span_free', 'evidence_token_exact', 'evidence_token_free')
-GROUNDING_KINDS = ('exact', 'folded', 'not_found')
+MDACE_METRICS = ('evidence_span_exact', 'evidence_span_free', 'evidence_token_exact', 'evidence_token_free')
+EVIDENCE_METRICS = (*MDACE_METRICS, 'evidence_codiesp_x')
 
-Parts = tuple[tuple[int, int], ...]
+# What CodiEsp allows a predicted interval to add to the gold one, on each side.
+_TOLERANCE = 10
 
-# A letter or digit with the combining accents that follow it: decomposed text gives the same words as composed text.
-_WORD = re.compile(r'(?:[^\W_][\u0300-\u036f]*)+')
-_MDACE_TOKEN = re.compile(r'\w+')
+# The characters of MDACE's cleaning; both lists are ASCII there.
+_NOT_BREAKING = frozenset(string.punctuation + string.whitespace)
+_TRIMMED = '-.,/ \n\t'
+_TRIMMED_LEFT, _TRIMMED_RIGHT = _TRIMMED + ')', _TRIMMED + '('
+
+_TOKEN = re.compile(r'\w+')
 
 
-def folded_words(text: str) -> list[tuple[str, int, int]]:
-    """The words of a text in lower case with their offsets; punctuation and white space drop out, accents stay."""
-    return [
-        (unicodedata.normalize('NFC', match.group()).lower(), match.start(), match.end())
-        for match in _WORD.finditer(text)
-    ]
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """What is done to gold and predicted spans before MDACE's metrics, in this order.
+
+    Attributes:
+        merge_adjacent: neighbours of one code with only punctuation or white space
+            between them become one span.
+        trim: punctuation and white space at both ends go.
+    """
+
+    merge_adjacent: bool = False
+    trim: bool = False
 
 
-class QuoteFinder:
-    """Places quotes in one text."""
+NO_CLEANING = Cleaning()
 
-    def __init__(self, text: str):
-        self._text = text
-        self._words = folded_words(text)
-        self._folded = _joined(word for word, _, _ in self._words)
-        self._starts: list[int] = []
-        position = 0
-        for word, _, _ in self._words:
-            self._starts.append(position)
-            position += len(word) + 1
 
-    def place(self, evidence: Evidence) -> tuple[str, Parts]:
-        """Returns one of `GROUNDING_KINDS` and the offsets of the quote, () where it occurs nowhere.
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """A piece of evidence: its code, its sorted parts (none where it stands nowhere), its words."""
 
-        Offsets that the evidence brings are kept if they lie in the text and hold
-        its words; otherwise the quote is searched.
-        """
-        quote = evidence.text.strip()
-        if self._inside(evidence.parts):
-            sliced = slice_evidence(self._text, evidence.parts)
-            if not quote or quote == sliced.strip():
-                return 'exact', evidence.parts
-            if _fold(quote) == _fold(sliced):
-                return 'folded', evidence.parts
-        begin = self._find(quote)
-        if begin >= 0:
-            return 'exact', ((begin, begin + len(quote)),)
-        folded = _fold(quote)
-        # Both carry a space at each end, so that only whole words match.
-        position = self._folded.find(folded) if folded.strip() else -1
-        if position < 0:
-            return 'not_found', ()
-        first = bisect.bisect_left(self._starts, position)
-        last = first + len(folded.split()) - 1
-        return 'folded', ((self._words[first][1], self._words[last][2]),)
+    code: Code
+    parts: Parts
+    quote: str
 
-    def _inside(self, parts: Parts) -> bool:
-        return bool(parts) and all(0 <= begin < end <= len(self._text) for begin, end in parts)
+    @property
+    def begin(self) -> int:
+        return self.parts[0][0]
 
-    def _find(self, quote: str) -> int:
-        """The first occurrence as whole words, else the first at all, else -1."""
-        if not quote:
-            return -1
-        whole = re.search(rf'(?<!\w){re.escape(quote)}(?!\w)', self._text)
-        return whole.start() if whole else self._text.find(quote)
+    @property
+    def end(self) -> int:
+        return max(end for _, end in self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceCounts:
+    """How much evidence each (unit, code) has, and how much of it is right.
+
+    Attributes:
+        unit_ids: the units.
+        codes: the codes with evidence.
+        units, columns: [E] indices of unit and code.
+        items: [E, `EVIDENCE_METRICS`, 3]: items that are right, gold, predicted.
+        is_gold: [E] whether the code is a gold code of the unit.
+        grounding: [E, `GROUNDING_KINDS`]: predicted quotes.
+    """
+
+    unit_ids: tuple[str, ...]
+    codes: tuple[Code, ...]
+    units: np.ndarray
+    columns: np.ndarray
+    items: np.ndarray
+    is_gold: np.ndarray
+    grounding: np.ndarray
+
+    @classmethod
+    def of(
+        cls, units: Sequence[Unit], *, valid_codes: Container[Code] | None = None, cleaning: Cleaning = NO_CLEANING
+    ) -> 'EvidenceCounts':
+        """Counts the evidence of the units of `align`; arguments as `evidence_statistics`."""
+        rows: list[tuple[int, Code, np.ndarray, bool, np.ndarray]] = []
+        for u, (_, pairs) in enumerate(units):
+            items, grounding = _count_unit(pairs, valid_codes, cleaning)
+            gold = {code_key(a) for document, _ in pairs for a in document.annotations}
+            rows += [(u, code, items[code], code in gold, grounding[code]) for code in items]
+        codes = tuple(sorted({code for _, code, *_ in rows}))
+        index = {code: i for i, code in enumerate(codes)}
+        shape = len(rows), len(EVIDENCE_METRICS), 3
+        return cls(
+            tuple(unit for unit, _ in units),
+            codes,
+            np.array([u for u, *_ in rows], np.int64),
+            np.array([index[code] for _, code, *_ in rows], np.int64),
+            np.array([items for _, _, items, _, _ in rows], float).reshape(shape),
+            np.array([is_gold for *_, is_gold, _ in rows], bool),
+            np.array([kinds for *_, kinds in rows], float).reshape(len(rows), len(GROUNDING_KINDS)),
+        )
+
+    def only(self, kind_of: Callable[[Code], str], kind: str) -> 'EvidenceCounts':
+        """The same units with only the codes of one kind."""
+        kept = np.array([kind_of(code) == kind for code in self.codes], bool)
+        rows = kept[self.columns]
+        return EvidenceCounts(
+            self.unit_ids,
+            tuple(itertools.compress(self.codes, kept)),
+            self.units[rows],
+            (np.cumsum(kept) - 1)[self.columns[rows]],
+            self.items[rows],
+            self.is_gold[rows],
+            self.grounding[rows],
+        )
+
+    def statistics(self) -> Statistics:
+        """The metrics that `evidence_statistics` lists."""
+        given_gold = self.items[:, : len(MDACE_METRICS)].copy()
+        given_gold[..., 2] *= self.is_gold[:, None]
+        ratios = _item_ratios(EVIDENCE_METRICS, self._per_unit(self.items))
+        ratios |= _item_ratios([f'{name}_given_gold' for name in MDACE_METRICS], self._per_unit(given_gold))
+        kinds = self._per_unit(self.grounding)
+        quotes = kinds.sum(axis=1)
+        ratios['grounding_rate'] = Ratio(kinds[:, :2].sum(axis=1), quotes)
+        for k, kind in enumerate(GROUNDING_KINDS):
+            ratios[f'grounding_{kind}'] = Ratio(kinds[:, k], quotes)
+        return Statistics(self.unit_ids, ratio_statistics(ratios), len(self.unit_ids))
+
+    def gold_spans(self) -> int:
+        """How many items of `evidence_span_exact` are gold."""
+        return int(self.items[:, 0, 1].sum())
+
+    def grounding_counts(self) -> dict[str, int]:
+        """How many predicted quotes occur in their document: exact, folded, not_found."""
+        return {kind: int(count) for kind, count in zip(GROUNDING_KINDS, self.grounding.sum(axis=0), strict=True)}
+
+    def _per_unit(self, counts: np.ndarray) -> np.ndarray:
+        """Counts [E, ...] summed to [U, ...]."""
+        sums = np.zeros((len(self.unit_ids), *counts.shape[1:]))
+        np.add.at(sums, self.units, counts)
+        return sums
 
 
 def evidence_metrics(
     gold: Sequence[Document],
     predictions: Sequence[Prediction],
     *,
-    by: Grouping = 'document',
+    valid_codes: Container[Code] | None = None,
+    by: Grouping = 'group',
+    cleaning: Cleaning = NO_CLEANING,
     seed: int,
     samples: int = 1000,
 ) -> dict[str, Estimate]:
     """All evidence metrics of one system; see `evidence_statistics`. Raises UserError as `align` does."""
-    return bootstrap(evidence_statistics(gold, predictions, by=by), seed=seed, samples=samples)
+    statistics = evidence_statistics(gold, predictions, valid_codes=valid_codes, by=by, cleaning=cleaning)
+    return bootstrap(statistics, seed=seed, samples=samples)
 
 
 def evidence_statistics(
-    gold: Sequence[Document], predictions: Sequence[Prediction], *, by: Grouping = 'document'
+    gold: Sequence[Document],
+    predictions: Sequence[Prediction],
+    *,
+    valid_codes: Container[Code] | None = None,
+    by: Grouping = 'group',
+    cleaning: Cleaning = NO_CLEANING,
 ) -> Statistics:
     """Evidence metrics as functions of the units' weights.
 
-    `_precision`, `_recall` and `_f1` of each of `EVIDENCE_METRICS`:
+    `_precision`, `_recall` and `_f1` of each of these, undefined where the gold
+    documents carry no evidence at all:
+
     - `evidence_span_exact`: items (document, begin, end, code).
     - `evidence_span_free`: items (lower-cased text, code).
     - `evidence_token_exact`: items (document, begin of the token, code).
     - `evidence_token_free`: items (token, code).
-    Tokens are runs of word characters in lower case without pure numbers above 10.
-    They are undefined where the gold documents carry no evidence at all.
+      Tokens are runs of word characters in lower case without pure numbers above 10.
+    - `evidence_codiesp_x`: pairs (document, code) that have evidence. A gold pair is hit
+      if one of its predicted intervals contains one of its gold ones (first start to last
+      end) and exceeds it by at most 10 characters on each side. Predicted codes outside
+      `valid_codes` (None: all are valid) do not count, nor does `cleaning` matter.
+
+    The first four with `_given_gold` in the name leave out the predicted evidence of codes
+    that are not gold in the unit: MDACE's published scores are of systems that were told
+    the gold codes.
 
     `grounding_rate` and `grounding_{exact,folded,not_found}`: shares of the predicted
     quotes that occur in their document, letter by letter or folded, or do not.
     """
     units = align(gold, predictions, by=by)
-    counts = np.zeros((len(units), len(EVIDENCE_METRICS), 3))
-    kinds = np.zeros((len(units), len(GROUNDING_KINDS)))
-    for u, (_, pairs) in enumerate(units):
-        gold_items: list[set[tuple]] = [set() for _ in EVIDENCE_METRICS]
-        predicted_items: list[set[tuple]] = [set() for _ in EVIDENCE_METRICS]
-        for document, prediction in pairs:
-            for annotation in document.annotations:
-                for evidence in annotation.evidence:
-                    _add_items(gold_items, document, code_key(annotation), evidence.parts, evidence.text)
-            for predicted, evidence, kind, parts in placed_evidence(document, prediction):
-                kinds[u, GROUNDING_KINDS.index(kind)] += 1
-                _add_items(predicted_items, document, code_key(predicted), parts, evidence.text)
-        for m, (g, p) in enumerate(zip(gold_items, predicted_items, strict=True)):
-            counts[u, m] = len(g & p), len(g), len(p)
-
-    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        values: dict[str, np.ndarray] = {}
-        for m, name in enumerate(EVIDENCE_METRICS):
-            hits, in_gold, in_predicted = (weights @ counts[:, m, k] for k in range(3))
-            scores = set_scores(name, hits, in_gold, in_predicted)
-            values |= {key: np.where(in_gold == 0, np.nan, score) for key, score in scores.items()}
-        return values | _grounding(weights @ kinds)
-
-    return Statistics(tuple(unit for unit, _ in units), compute, max(len(units), 1))
-
-
-def grounding_counts(gold: Sequence[Document], predictions: Sequence[Prediction]) -> dict[str, int]:
-    """How many predicted quotes occur in their document: exact, folded, not_found."""
-    counts = dict.fromkeys(GROUNDING_KINDS, 0)
-    for _, pairs in align(gold, predictions):
-        for document, prediction in pairs:
-            for _, _, kind, _ in placed_evidence(document, prediction):
-                counts[kind] += 1
-    return counts
-
-
-def placed_evidence(document: Document, prediction: Prediction) -> Iterator[tuple[PredictedCode, Evidence, str, Parts]]:
-    """Yields each predicted quote with its code, one of `GROUNDING_KINDS` and its offsets; empty quotes are skipped."""
-    finder = QuoteFinder(document.text)
-    for predicted in prediction.codes:
-        for evidence in predicted.evidence:
-            if evidence.parts or evidence.text.strip():
-                yield predicted, evidence, *finder.place(evidence)
+    return EvidenceCounts.of(units, valid_codes=valid_codes, cleaning=cleaning).statistics()
 
 
 def mdace_tokens(text: str) -> list[tuple[str, int]]:
     """(lower-cased token, offset) of a text; pure numbers above 10 are dropped."""
     # Matched before lower-casing: a few letters grow when lower-cased, which would shift the offsets.
-    tokens = ((match.group().lower(), match.start()) for match in _MDACE_TOKEN.finditer(text))
+    tokens = ((match.group().lower(), match.start()) for match in _TOKEN.finditer(text))
     return [(token, begin) for token, begin in tokens if not (token.isdecimal() and _above_ten(token))]
 
 
-def _add_items(items: list[set[tuple]], document: Document, code: Code, parts: Parts, quote: str) -> None:
-    """Adds one piece of evidence to the four item sets, in the order of `EVIDENCE_METRICS`."""
-    span_exact, span_free, token_exact, token_free = items
+def _count_unit(
+    pairs: Iterable[tuple[Document, Prediction]], valid_codes: Container[Code] | None, cleaning: Cleaning
+) -> tuple[dict[Code, np.ndarray], dict[Code, np.ndarray]]:
+    """Code -> items [`EVIDENCE_METRICS`, 3], and code -> quotes [`GROUNDING_KINDS`], of one unit."""
+    items: dict[Code, np.ndarray] = defaultdict(lambda: np.zeros((len(EVIDENCE_METRICS), 3)))
+    grounding: dict[Code, np.ndarray] = defaultdict(lambda: np.zeros(len(GROUNDING_KINDS)))
+    gold_items: list[set[tuple]] = [set() for _ in MDACE_METRICS]
+    predicted_items: list[set[tuple]] = [set() for _ in MDACE_METRICS]
+    for document, prediction in pairs:
+        gold = [
+            _Reference(code_key(annotation), _in_order(evidence.parts), evidence.text)
+            for annotation in document.annotations
+            for evidence in annotation.evidence
+        ]
+        predicted = []
+        for answer, evidence, kind, parts in placed_evidence(document, prediction):
+            predicted.append(_Reference(code_key(answer), _in_order(parts), evidence.text))
+            grounding[code_key(answer)][GROUNDING_KINDS.index(kind)] += 1
+        for counts, code in _codiesp_x(gold, predicted, valid_codes):
+            items[code][-1] += counts
+        for references, sets in ((gold, gold_items), (predicted, predicted_items)):
+            for reference in _cleaned(references, document.text, cleaning):
+                _add_items(sets, document, reference)
+    for m, (gold_set, predicted_set) in enumerate(zip(gold_items, predicted_items, strict=True)):
+        for k, chosen in enumerate((gold_set & predicted_set, gold_set, predicted_set)):
+            # The code is the last member of an item.
+            for *_, code in chosen:
+                items[code][m, k] += 1
+    return items, grounding
+
+
+def _codiesp_x(
+    gold: Sequence[_Reference], predicted: Sequence[_Reference], valid_codes: Container[Code] | None
+) -> Iterable[tuple[tuple[bool, bool, bool], Code]]:
+    """Yields ((hit, in gold, in predicted), code) of the pairs of one document."""
+    wanted, answered = _by_code(gold), _by_code(predicted)
+    for code in wanted.keys() | answered.keys():
+        known = code in answered and (valid_codes is None or code in valid_codes)
+        hit = known and any(
+            0 <= g.begin - p.begin <= _TOLERANCE and 0 <= p.end - g.end <= _TOLERANCE
+            for g in wanted.get(code, ())
+            for p in answered[code]
+            if g.parts and p.parts
+        )
+        yield (hit, code in wanted, known), code
+
+
+def _cleaned(references: list[_Reference], text: str, cleaning: Cleaning) -> list[_Reference]:
+    if cleaning.merge_adjacent:
+        references = _merged(references, text)
+    return [_trimmed(reference, text) for reference in references] if cleaning.trim else references
+
+
+def _merged(references: Sequence[_Reference], text: str) -> list[_Reference]:
+    """Merges neighbours in the order of their begins, over all codes of the note, as MDACE's program does.
+
+    Overlapping neighbours merge too, and the end is that of the later one: of two nested
+    spans the outer one is cut at the end of the inner one, there as here.
+    """
+    merged: list[_Reference] = []
+    for reference in sorted((r for r in references if r.parts), key=lambda r: r.begin):
+        if merged and _are_neighbours(merged[-1], reference, text):
+            previous = merged.pop()
+            joint = (previous.parts[-1][0], reference.parts[0][1])
+            parts = (*previous.parts[:-1], joint, *reference.parts[1:])
+            reference = _Reference(reference.code, parts, slice_evidence(text, parts))
+        merged.append(reference)
+    return merged + [r for r in references if not r.parts]
+
+
+def _are_neighbours(previous: _Reference, reference: _Reference, text: str) -> bool:
+    if previous.code != reference.code:
+        return False
+    if previous.end <= reference.begin:
+        return _NOT_BREAKING.issuperset(text[previous.end : reference.begin])
+    # Overlapping discontinuous references have no sensible union.
+    return len(previous.parts) == len(reference.parts) == 1
+
+
+def _trimmed(reference: _Reference, text: str) -> _Reference:
+    """Trims both ends; nothing but punctuation becomes an empty span, which still is an item."""
+    if not reference.parts:
+        return dataclasses.replace(reference, quote=reference.quote.lstrip(_TRIMMED_LEFT).rstrip(_TRIMMED_RIGHT))
+    parts = list(reference.parts)
+    begin, end = parts[0]
+    parts[0] = end - len(text[begin:end].lstrip(_TRIMMED_LEFT)), end
+    begin, end = parts[-1]
+    parts[-1] = begin, begin + len(text[begin:end].rstrip(_TRIMMED_RIGHT))
+    filled = tuple(part for part in parts if part[0] < part[1])
+    return dataclasses.replace(reference, parts=filled or tuple(parts[-1:]))
+
+
+def _add_items(sets: Sequence[set[tuple]], document: Document, reference: _Reference) -> None:
+    """Adds one piece of evidence to the item sets of `MDACE_METRICS`."""
+    span_exact, span_free, token_exact, token_free = sets
+    code, parts, quote = reference.code, reference.parts, reference.quote
     if not parts:
         span_exact.add((document.doc_id, None, quote, code))
         span_free.add((quote.lower(), code))
@@ -190,7 +320,7 @@ def _add_items(items: list[set[tuple]], document: Document, code: Code, parts: P
             token_exact.add((document.doc_id, None, token, code))
             token_free.add((token, code))
         return
-    span_exact.add((document.doc_id, min(begin for begin, _ in parts), max(end for _, end in parts), code))
+    span_exact.add((document.doc_id, reference.begin, reference.end, code))
     span_free.add((slice_evidence(document.text, parts).lower(), code))
     for begin, end in parts:
         for token, offset in mdace_tokens(document.text[begin:end]):
@@ -198,23 +328,29 @@ def _add_items(items: list[set[tuple]], document: Document, code: Code, parts: P
             token_free.add((token, code))
 
 
+def _item_ratios(names: Sequence[str], counts: np.ndarray) -> dict[str, Ratio]:
+    """Precision, recall and F1 from counts [U, names, (right, gold, predicted)], undefined without gold items."""
+    ratios = {}
+    for m, name in enumerate(names):
+        right, gold, predicted = counts[:, m].T
+        ratios[f'{name}_precision'] = Ratio(right, predicted, gold)
+        ratios[f'{name}_recall'] = Ratio(right, gold)
+        ratios[f'{name}_f1'] = Ratio(2 * right, gold + predicted, gold)
+    return ratios
+
+
+def _by_code(references: Iterable[_Reference]) -> dict[Code, list[_Reference]]:
+    found: dict[Code, list[_Reference]] = defaultdict(list)
+    for reference in references:
+        found[reference.code].append(reference)
+    return dict(found)
+
+
+def _in_order(parts: Parts) -> Parts:
+    return tuple(sorted(parts))
+
+
 def _above_ten(digits: str) -> bool:
     significant = digits.lstrip('0')
     # Python refuses to convert thousands of digits, and a note may hold them.
     return len(significant) > 2 or int(significant or '0') > 10
-
-
-def _grounding(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares [R] from the weighted counts [R, kinds]; NaN where nothing was quoted."""
-    total = sums.sum(axis=1)
-    shares = np.where(total[:, None] == 0, np.nan, ratio(sums, np.broadcast_to(total[:, None], sums.shape)))
-    values = {f'grounding_{kind}': shares[:, k] for k, kind in enumerate(GROUNDING_KINDS)}
-    return {'grounding_rate': values['grounding_exact'] + values['grounding_folded']} | values
-
-
-def _fold(text: str) -> str:
-    return _joined(word for word, _, _ in folded_words(text))
-
-
-def _joined(words: Iterable[str]) -> str:
-    return f' {" ".join(words)} '

@@ -10,7 +10,7 @@ as `unseen` if it has none.
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from ccl_jax.evaluation.metrics import code_key
+from ccl_jax.evaluation.pairs import code_key
 from ccl_jax.icd.folding import fold
 from ccl_jax.records import Annotation, Document, PredictedCode, Prediction
 

@@ -1,13 +1,18 @@
 """One system's evaluation as saved in metrics.json, and the table that sets systems side by side."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any
 
-from ccl_jax.evaluation.evidence import evidence_metrics, grounding_counts
+from ccl_jax.evaluation.bootstrap import Estimate, Statistics, bootstrap_parts
+from ccl_jax.evaluation.evidence import NO_CLEANING, Cleaning, EvidenceCounts
 from ccl_jax.evaluation.familiarity import FAMILIARITIES, Familiarity
-from ccl_jax.evaluation.metrics import Code, Estimate, Grouping, code_key, code_metrics, document_codes
-from ccl_jax.evaluation.strata import STRATA, Strata
+from ccl_jax.evaluation.metrics import pair_statistics
+from ccl_jax.evaluation.pairs import Code, CodePairs, Grouping, align
+from ccl_jax.evaluation.strata import FREQUENCIES, STRATA, Strata
 from ccl_jax.records import Document, Prediction
+
+WHOLE = ''
+"""The part that holds all codes."""
 
 SEEN = ('seen', 'unseen')
 CONVENTIONS = """\
@@ -19,14 +24,34 @@ seen, unseen words: micro_f1 of the codes whose evidence is, or is not, the text
 evidence: evidence_span_exact_f1, items (document, begin, end, code), end to end.
 grounded: share of the quotes that occur in their document; invalid: share of the predicted codes that are not valid."""
 
+# Why a metric may be undefined, by the beginning of its name; the first that fits holds.
+_NO_GOLD = 'there are no gold codes'
+_REASONS = {
+    'evidence_': 'the gold documents carry no evidence',
+    'grounding_': 'nothing was quoted',
+    'invalid_code_rate': 'no code was predicted',
+    'map_codiesp': 'no document with gold codes has a valid predicted code',
+    'map': _NO_GOLD,
+    'micro_recall': _NO_GOLD,
+    'micro_f1_edin': _NO_GOLD,
+    'macro_f1_edin': _NO_GOLD,
+    'macro_f1_gold': _NO_GOLD,
+    'precision_at_': _NO_GOLD,
+    'recall_at_': _NO_GOLD,
+    'r_precision': _NO_GOLD,
+    '': 'there are neither gold nor predicted codes',
+}
+
 
 def evaluate(
     gold: Sequence[Document],
     predictions: Sequence[Prediction],
     *,
     strata: Strata | None,
-    valid_codes: Collection[Code],
+    valid_codes: Container[Code],
+    label_space: Collection[Code] = frozenset(),
     familiarity: Familiarity | None = None,
+    cleaning: Cleaning = NO_CLEANING,
     seed: int,
     samples: int = 1000,
     by: Grouping = 'document',
@@ -34,49 +59,73 @@ def evaluate(
     """All metrics of one system on one split, ready for JSON.
 
     Args:
-        strata: what training saw; None where that is unknown. The label space of
-            `macro_f1_caml` is its training documents' codes and every gold or predicted code.
+        strata: what training saw; None where that is unknown.
         valid_codes: the codes that count as valid, as (system, code).
+        label_space: labels of `macro_f1_caml` beside every gold or predicted code.
         familiarity: what tells codes apart whose evidence is, or is not, the text of a training span.
-        by: count per document, or per group of documents with one `group_id`.
+        cleaning: what is done to spans before MDACE's metrics.
+        by: count codes per document, or per group of documents with one `group_id`. Evidence
+            is always counted per group, MDACE's chart.
 
     Returns:
-        `{"metrics": {name: {"value", "low", "high"}}, "counts": {...}, "strata":
-        {"S0": {"metrics", "counts"}, ...}, "evidence_in_spans": {"seen": {"metrics", "counts"}, ...},
-        "settings": {...}}`; a part without gold and predicted codes is absent, an
-        undefined number is None.
+        `{"metrics": {name: {"value", "low", "high"}}, "undefined": {name: reason}, "counts":
+        {...}, "strata": {"S0": {"metrics", ...}, ...}, "training_frequency": {"0": ...},
+        "evidence_in_spans": {"seen": ..., ...}, "settings": {...}}`; a part without gold and
+        predicted codes is absent, an undefined number is None.
 
     Raises:
-        UserError: as `metrics.align`.
+        UserError: as `align`.
     """
-    label_space = strata.document_codes if strata is not None else frozenset()
-
-    def section(documents: Sequence[Document], answers: Sequence[Prediction], labels: Collection[Code]) -> dict:
-        codes = code_metrics(
-            documents, answers, valid_codes=valid_codes, label_space=labels, by=by, seed=seed, samples=samples
-        )
-        evidence = evidence_metrics(documents, answers, by=by, seed=seed, samples=samples)
-        return {
-            'metrics': {name: estimate.to_json() for name, estimate in (codes | evidence).items()},
-            'counts': _counts(documents, answers),
-        }
-
-    result = section(gold, predictions, label_space)
-    result['strata'] = {}
-    if strata is not None:
-        for stratum in STRATA:
-            documents, answers = strata.restrict(gold, predictions, stratum)
-            if _any_codes(documents, answers):
-                # The codes of the training documents are S0, so only there the label space goes beyond what occurs.
-                labels = label_space if stratum == 'S0' else frozenset()
-                result['strata'][stratum] = section(documents, answers, labels)
+    pairs, evidence = _counted(gold, predictions, valid_codes, cleaning, by)
+    parts: dict[str, tuple[CodePairs, EvidenceCounts, frozenset[Code]]] = {
+        WHOLE: (pairs, evidence, frozenset(label_space))
+    }
+    for name, kind_of, kind in _code_kinds(strata):
+        labels = frozenset(code for code in label_space if kind_of(code) == kind)
+        parts[f'{name}/{kind}'] = pairs.only(kind_of, kind), evidence.only(kind_of, kind), labels
     if familiarity is not None:
-        parts = {kind: familiarity.restrict(gold, predictions, kind) for kind in FAMILIARITIES}
-        result['evidence_in_spans'] = {
-            kind: section(*part, frozenset()) for kind, part in parts.items() if _any_codes(*part)
-        }
+        for kind in FAMILIARITIES:
+            restricted = familiarity.restrict(gold, predictions, kind)
+            parts[f'evidence_in_spans/{kind}'] = *_counted(*restricted, valid_codes, cleaning, by), frozenset()
+    parts = {name: part for name, part in parts.items() if name == WHOLE or part[0].codes}
+
+    codes: dict[str, Statistics] = {
+        name: pair_statistics(part, valid_codes=valid_codes, label_space=labels, is_part=name != WHOLE)
+        for name, (part, _, labels) in parts.items()
+    }
+    quotes = {name: part.statistics() for name, (_, part, _) in parts.items()}
+    of_codes = bootstrap_parts(codes, seed=seed, samples=samples)
+    of_quotes = bootstrap_parts(quotes, seed=seed, samples=samples)
+    sections = {
+        name: {**_metrics(of_codes[name] | of_quotes[name]), 'counts': _counts(*parts[name][:2])} for name in parts
+    }
+    result = sections.pop(WHOLE)
+    answered = {prediction.doc_id for prediction in predictions}
+    result['counts'] = {
+        'documents': len(gold),
+        'documents_without_prediction': sum(document.doc_id not in answered for document in gold),
+        **result['counts'],
+    }
+    result |= {'strata': {}, 'training_frequency': {}} if strata is not None else {'strata': {}}
+    result |= {'evidence_in_spans': {}} if familiarity is not None else {}
+    for name, section in sections.items():
+        kind, _, part_name = name.partition('/')
+        result[kind][part_name] = section
     result['settings'] = {'by': by, 'seed': seed, 'samples': samples, 'interval': 'bootstrap 95 %'}
     return result
+
+
+def format_metrics(result: Mapping[str, Any]) -> str:
+    """All metrics of one result of `evaluate`, one a line, then a line for each part of the codes."""
+    lines = [(name, _with_interval(metric)) for name, metric in result['metrics'].items()]
+    parts = [
+        (f'{kind} {name}', section)
+        for kind in ('strata', 'training_frequency')
+        for name, section in result.get(kind, {}).items()
+    ]
+    lines += [(f'micro_f1 of {name}', _with_interval(section['metrics']['micro_f1'])) for name, section in parts]
+    width = max(len(name) for name, _ in lines)
+    return '\n'.join(f'{name.ljust(width)}  {value}' for name, value in lines)
 
 
 def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -138,21 +187,45 @@ def verdict(
     return f'The model beats the best baseline, {best}: {figures}.'
 
 
-def _any_codes(gold: Sequence[Document], predictions: Sequence[Prediction]) -> bool:
-    return bool(document_codes(gold)) or any(prediction.codes for prediction in predictions)
+def _code_kinds(strata: Strata | None) -> list[tuple[str, Callable[[Code], str], str]]:
+    """(name of the division, what kind a code is, one of the kinds) of all parts that a code falls into by itself."""
+    if strata is None:
+        return []
+    return [
+        *(('strata', strata.stratum, stratum) for stratum in STRATA),
+        *(('training_frequency', strata.frequency, bucket) for bucket in FREQUENCIES),
+    ]
 
 
-def _counts(gold: Sequence[Document], predictions: Sequence[Prediction]) -> dict[str, int]:
-    answered = {prediction.doc_id: {code_key(c) for c in prediction.codes} for prediction in predictions}
-    grounding = grounding_counts(gold, predictions)
+def _counted(
+    gold: Sequence[Document],
+    predictions: Sequence[Prediction],
+    valid_codes: Container[Code],
+    cleaning: Cleaning,
+    by: Grouping,
+) -> tuple[CodePairs, EvidenceCounts]:
+    charts = align(gold, predictions, by='group')
+    units = charts if by == 'group' else align(gold, predictions, by=by)
+    return CodePairs.of(units), EvidenceCounts.of(charts, valid_codes=valid_codes, cleaning=cleaning)
+
+
+def _metrics(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    reasons = {
+        name: next(reason for beginning, reason in _REASONS.items() if name.startswith(beginning))
+        for name, estimate in estimates.items()
+        if estimate.value is None
+    }
+    return {'metrics': {name: estimate.to_json() for name, estimate in estimates.items()}, 'undefined': reasons}
+
+
+def _counts(pairs: CodePairs, evidence: EvidenceCounts) -> dict[str, int]:
+    grounding = evidence.grounding_counts()
     return {
-        'documents': len(gold),
-        'documents_without_prediction': sum(document.doc_id not in answered for document in gold),
-        'gold_pairs': sum(len({code_key(a) for a in document.annotations}) for document in gold),
-        'predicted_pairs': sum(len(codes) for codes in answered.values()),
-        'gold_codes': len(document_codes(gold)),
-        'predicted_codes': len(set().union(*answered.values())),
-        'gold_evidence': sum(len(a.evidence) for document in gold for a in document.annotations),
+        'gold_pairs': len(pairs.gold_units),
+        'predicted_pairs': len(pairs.predicted_units),
+        'gold_codes': len(set(pairs.gold_codes.tolist())),
+        'predicted_codes': len(set(pairs.predicted_codes.tolist())),
+        'gold_evidence': evidence.gold_spans(),
         'predicted_evidence': sum(grounding.values()),
         **{f'quotes_{kind}': count for kind, count in grounding.items()},
     }

@@ -1,30 +1,39 @@
-"""Strata of codes: by how training knew them.
+"""Strata of codes: by how training knew them, and by how many training documents carry them.
 
 S0 carried by a training document; S1 by no training document but by a training
 span; S2 kept out of training on purpose; S3 the rest (codes without any term,
-invented codes). A stratum keeps, of gold and of predictions, the codes of that
-stratum, so the metric functions apply to it unchanged.
+invented codes). Apart from these, every code is in one of four frequency buckets.
+A stratum or bucket keeps, of gold and of predictions, its own codes, so the
+metrics apply to it unchanged.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 from ccl_jax.errors import UserError
-from ccl_jax.evaluation.metrics import Code, code_key, document_codes
-from ccl_jax.records import Document, Prediction, Span
+from ccl_jax.evaluation.pairs import Code, code_key
+from ccl_jax.records import Document, Span
 
 STRATA = ('S0', 'S1', 'S2', 'S3')
+FREQUENCIES = ('0', '1-5', '6-20', '>20')
+"""The buckets, by the number of training documents that carry a code."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Strata:
     """The codes that training saw, as (system, code).
 
+    Attributes:
+        document_counts: code -> training documents that carry it.
+        span_codes: codes with a training span.
+        held_out: codes kept out of training on purpose.
+
     Raises:
         UserError: a held-out code is carried by a training document or span.
     """
 
-    document_codes: frozenset[Code]
+    document_counts: Mapping[Code, int]
     span_codes: frozenset[Code]
     held_out: frozenset[Code]
 
@@ -41,33 +50,26 @@ class Strata:
     def from_training(
         cls, documents: Collection[Document], spans: Iterable[Span], held_out: Iterable[Code] = ()
     ) -> 'Strata':
+        carried = (code for document in documents for code in {code_key(a) for a in document.annotations})
         return cls(
-            document_codes=document_codes(documents),
+            document_counts=Counter(carried),
             span_codes=frozenset((span.system, span.code) for span in spans),
             held_out=frozenset(held_out),
         )
 
+    @property
+    def document_codes(self) -> frozenset[Code]:
+        return frozenset(self.document_counts)
+
     def stratum(self, code: Code) -> str:
-        if code in self.document_codes:
+        if code in self.document_counts:
             return 'S0'
         if code in self.span_codes:
             return 'S1'
         return 'S2' if code in self.held_out else 'S3'
 
-    def restrict(
-        self, gold: Sequence[Document], predictions: Sequence[Prediction], stratum: str
-    ) -> tuple[list[Document], list[Prediction]]:
-        """The same documents and predictions with only the codes of `stratum`."""
-        documents = [
-            dataclasses.replace(
-                document, annotations=tuple(a for a in document.annotations if self.stratum(code_key(a)) == stratum)
-            )
-            for document in gold
-        ]
-        kept = [
-            dataclasses.replace(
-                prediction, codes=tuple(c for c in prediction.codes if self.stratum(code_key(c)) == stratum)
-            )
-            for prediction in predictions
-        ]
-        return documents, kept
+    def frequency(self, code: Code) -> str:
+        count = self.document_counts.get(code, 0)
+        if count == 0:
+            return '0'
+        return '1-5' if count <= 5 else '6-20' if count <= 20 else '>20'

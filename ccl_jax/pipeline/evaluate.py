@@ -10,8 +10,11 @@ from ccl_jax.decoding.predict import predict_documents
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.audit import audit_page, write_audit_page
 from ccl_jax.evaluation.baselines import Lookup, Majority, fit_lookup, fit_majority
+from ccl_jax.evaluation.bootstrap import paired_bootstrap
 from ccl_jax.evaluation.familiarity import Familiarity
-from ccl_jax.evaluation.metrics import code_statistics, paired_bootstrap
+from ccl_jax.evaluation.label_space import ValidCodes
+from ccl_jax.evaluation.metrics import code_statistics
+from ccl_jax.evaluation.pairs import document_codes
 from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
@@ -82,8 +85,7 @@ def _score(
     held_out = {(ICD10CM, code) for code in prepared.held_out}
     strata = Strata.from_training(training, spans, held_out)
     familiarity = Familiarity(span.text for span in spans)
-    # Codes that annotators used count as valid although the release may have retired them.
-    valid = {(ICD10CM, code) for code in release.codes()} | strata.document_codes
+    valid = ValidCodes(release, strata.document_codes | document_codes(gold))
     systems = {MODEL_ROW: predictions} | _baselines(training, spans, gold)
     results = {
         name: evaluate(
@@ -91,6 +93,7 @@ def _score(
             answers,
             strata=strata,
             valid_codes=valid,
+            label_space=strata.document_codes,
             familiarity=familiarity,
             seed=config.seed,
             samples=config.eval.bootstrap_samples,

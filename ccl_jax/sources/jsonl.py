@@ -4,6 +4,7 @@ The schema is that of `ccl_jax.records`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,12 +52,26 @@ def read_documents(
         yield document
 
 
-def read_spans(path: str | Path, *, report: SourceReport, on_bad_record: str = 'refuse') -> Iterator[Span]:
+def read_spans(
+    path: str | Path, *, report: SourceReport | None = None, on_bad_record: str = 'refuse'
+) -> Iterator[Span]:
     """Yields the spans of a JSONL file in its order; arguments and errors as `read_documents`, ids are `span_id`."""
     for _, span in _read(path, 'span_id', span_from_json, report, on_bad_record):
-        report.spans += 1
-        report.code_counts[span.system, span.code] += 1
+        if report is not None:
+            report.spans += 1
+            report.code_counts[span.system, span.code] += 1
         yield span
+
+
+def read_references(path: str | Path) -> Iterator[Document]:
+    """Yields the documents of a JSONL file to score against: codes of any form, no text needed without evidence.
+
+    Raises:
+        UserError: the file cannot be read or is empty, a record is bad, or a `doc_id` occurs twice.
+    """
+    convert = functools.partial(document_from_json, to_score=True)
+    for _, document in _read(path, 'doc_id', convert, None, 'refuse'):
+        yield document
 
 
 def read_predictions(path: str | Path) -> Iterator[Prediction]:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccl_jax.evaluation.audit import audit_page, write_audit_page
-from ccl_jax.evaluation.evidence import grounding_counts
+from ccl_jax.evaluation.evidence import EvidenceCounts
+from ccl_jax.evaluation.pairs import align
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.records import Annotation, Document, Evidence, PredictedCode, Prediction
@@ -103,7 +104,7 @@ def test_rows_say_how_each_code_was_judged():
         PredictedCode('ZZZ'),
         PredictedCode('I10'),
     ]
-    strata = Strata(frozenset({(ICD10CM, 'I10')}), frozenset(), frozenset())
+    strata = Strata({(ICD10CM, 'I10'): 1}, frozenset(), frozenset())
     reader = Reader(page_of(gold, [Prediction('d', tuple(predicted))], strata=strata))
     assert [kind for kind, _ in reader.rows] == ['correct', 'wrong', 'correct', 'missed']
     pain, invented, hypertension, diabetes = (' '.join(words.split()) for _, words in reader.rows)
@@ -183,4 +184,6 @@ def test_any_evidence_leaves_the_text_whole_and_every_link_alive(text, gold_part
     assert {link[1:] for link in reader.links} <= set(reader.ids)
     # The page flags what the grounding rate counts.
     flagged = reader.rows[0][1].count('not in the note')
-    assert flagged == grounding_counts(documents, [Prediction('d', (predicted,))])['not_found']
+    assert (
+        flagged == EvidenceCounts.of(align(documents, [Prediction('d', (predicted,))])).grounding_counts()['not_found']
+    )

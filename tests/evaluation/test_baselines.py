@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.baselines import fit_lookup, fit_majority
-from ccl_jax.evaluation.evidence import folded_words
+from ccl_jax.evaluation.grounding import folded_words
 from ccl_jax.evaluation.metrics import code_metrics
 from ccl_jax.icd.codes import normalize_code
 from ccl_jax.records import Annotation, Document, Evidence, Span, slice_evidence

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ccl_jax.evaluation.metrics import Estimate
+from ccl_jax.evaluation.bootstrap import Estimate
 from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
@@ -34,7 +34,15 @@ def perfect():
 
 
 def result(predictions):
-    return evaluate(gold(), predictions, strata=STRATA, valid_codes=VALID, seed=0, samples=20)
+    return evaluate(
+        gold(),
+        predictions,
+        strata=STRATA,
+        valid_codes=VALID,
+        label_space=STRATA.document_codes,
+        seed=0,
+        samples=20,
+    )
 
 
 def test_the_result_is_json_with_metrics_counts_and_the_strata_that_occur():

@@ -3,6 +3,7 @@
 import pytest
 
 from ccl_jax.errors import UserError
+from ccl_jax.evaluation.pairs import CodePairs, align
 from ccl_jax.evaluation.strata import STRATA, Strata
 from ccl_jax.icd.codes import ICD9CM, ICD10CM
 from ccl_jax.records import Annotation, Document, PredictedCode, Prediction, Span
@@ -37,16 +38,35 @@ def test_a_held_out_code_in_training_is_refused(leaked):
         Strata.from_training(*training(), held_out={cm(leaked)})
 
 
+def test_the_frequency_buckets_count_documents_not_annotations():
+    # A00 stands once in 5 documents, A01 in 6, A02 in 20, A03 in 21; A04 twice in one document.
+    carried = {'A00': 5, 'A01': 6, 'A02': 20, 'A03': 21}
+    documents = [
+        Document(f't{i}', 'note', tuple(Annotation(code) for code, count in carried.items() if i < count))
+        for i in range(21)
+    ]
+    documents.append(Document('twice', 'note', (Annotation('A04'), Annotation('A04'))))
+    strata = Strata.from_training(documents, [Span('s', 'ache', 'R52', 'gold', 'title')])
+    expected = {'A00': '1-5', 'A01': '6-20', 'A02': '6-20', 'A03': '>20', 'A04': '1-5', 'R52': '0', 'ZZZ': '0'}
+    assert {code: strata.frequency(cm(code)) for code in expected} == expected
+    assert strata.document_counts[cm('A04')] == 1
+
+
 def test_the_strata_divide_gold_and_predictions():
     strata = Strata.from_training(*training())
     gold = [Document('d', 'note', tuple(Annotation(code) for code in ('I10', 'R52', 'J45.909')))]
-    answers = [Prediction('d', tuple(PredictedCode(code) for code in ('R52', 'ZZZ', 'I10')))]
-    kept = {name: strata.restrict(gold, answers, name) for name in STRATA}
-    assert {name: sorted(documents[0].codes) for name, (documents, _) in kept.items()} == {
+    answers = [Prediction('d', tuple(PredictedCode(code) for code in ('R52', 'ZZZ', 'I10', 'AAA')))]
+    pairs = CodePairs.of(align(gold, answers))
+    parts = {name: pairs.only(strata.stratum, name) for name in STRATA}
+
+    def named(part, indices):
+        return [part.codes[i][1] for i in indices]
+
+    assert {name: named(part, part.gold_codes) for name, part in parts.items()} == {
         'S0': ['I10'],
         'S1': ['R52'],
         'S2': [],
         'S3': ['J45.909'],
     }
-    assert [[c.code for c in kept[name][1][0].codes] for name in STRATA] == [['I10'], ['R52'], [], ['ZZZ']]
-    assert all(documents[0].text == 'note' for documents, _ in kept.values())
+    # The order of the ranking stays.
+    assert [named(part, part.predicted_codes) for part in parts.values()] == [['I10'], ['R52'], [], ['ZZZ', 'AAA']]
