@@ -57,10 +57,10 @@ class Page:
     """A page in the browser, by the words of what a reviewer does."""
 
     def __init__(self, browser, path, hash_=''):
-        self.browser, self.url = browser, path.as_uri()
+        self.browser, self.path = browser, path
         # Another document first: a change of the hash alone would not load the page again.
         browser.get('about:blank')
-        browser.get(self.url + hash_)
+        browser.get(path.as_uri() + hash_)
 
     def run(self, script, *arguments):
         return self.browser.execute_script(script, *arguments)
@@ -98,6 +98,9 @@ class Page:
 
     def select_words(self, text, begin, end):
         """Selects text[begin:end] of the note as a mouse would; begin and end are positions of the Python string."""
+        self.select_units(units(text[:begin]), units(text[:end]))
+
+    def select_units(self, begin, end):
         self.run(
             """const find = (unit) => {
                  const walker = document.createTreeWalker(document.getElementById('note-text'), NodeFilter.SHOW_TEXT);
@@ -107,8 +110,8 @@ class Page:
                };
                getSelection().setBaseAndExtent(...find(arguments[0]), ...find(arguments[1]));
                document.dispatchEvent(new Event('selectionchange'));""",
-            units(text[:begin]),
-            units(text[:end]),
+            begin,
+            end,
         )
 
     def add(self, code):
@@ -286,6 +289,12 @@ def test_selected_words_become_the_offsets_that_python_counts(open_page):
             assert page.run('return state.picked') == expected
 
 
+def test_a_selection_that_cuts_a_letter_in_two_takes_it_whole(open_page):
+    page = open_page([Document('d', '\U0001f600\U0001d49c\U0001f9e0')], [])
+    page.select_units(1, 3)
+    assert page.run('return state.picked') == [[0, 2]]
+
+
 def test_words_can_be_typed_instead_of_selected(open_page):
     page = open_page(*reviewed_case())
     page.find('#add-words').send_keys('CHEST  pain')
@@ -343,7 +352,7 @@ def test_the_keyboard_alone_reviews(open_page):
     page.press('A')
     assert page.verdicts()['I10'] == 'Accept'
     page.press('e')
-    assert 'which 0 predicted codes are not decided' in page.find('#export-summary').text
+    assert 'that are not decided: 0.' in page.find('#export-summary').text
     page.press([Keys.ESCAPE])
     page.run("document.getElementById('single-keys').click()")
     page.press('j')
@@ -366,12 +375,25 @@ def test_decisions_outlive_a_reload_and_go_to_another_browser_by_file(open_page)
     strange = exported.with_name('strange.txt')
     strange.write_text(first + '{"doc_id": "a/1", "text": "other", "review": {}}\nnonsense\n', encoding='utf-8')
     page.find('#import-file').send_keys(str(strange))
-    assert webdriver_wait(page.says) == 'Decisions on 1 note taken over; 2 lines left out: not an export of this page.'
+    assert wait_for(page.says) == 'Decisions on 1 note taken over; 2 lines left out: not an export of this page.'
     assert page.verdicts() == before
     assert page.export().read_text(encoding='utf-8') == first
 
 
-def webdriver_wait(read):
+def test_two_tabs_of_a_page_see_the_same_decisions(open_page, browser):
+    page = open_page(*reviewed_case())
+    first = browser.current_window_handle
+    browser.switch_to.new_window('tab')
+    try:
+        other = Page(browser, page.path)
+        other.row('R52').find_element(By.CSS_SELECTOR, '.reject').click()
+        browser.close()
+    finally:
+        browser.switch_to.window(first)
+    assert wait_for(lambda: page.verdicts()['R52']) == 'Reject'
+
+
+def wait_for(read):
     for _ in range(100):
         if read():
             return read()
@@ -441,8 +463,9 @@ def test_filters_show_the_notes_that_have_such_a_code(open_page, wanted):
     assert 0 < len(expected) < 30
     page = open_page(documents, predictions, flags=flags, strata=strata)
     for name, value in wanted.items():
-        page.find(f'#filter-{name}').send_keys(value if name in ('code', 'id') else [])
-        if name not in ('code', 'id'):
+        if name in ('code', 'id'):
+            page.find(f'#filter-{name}').send_keys(value)
+        else:
             page.find(f'#filter-{name} option[value="{value}"]').click()
     assert page.find('#shown').text == f'{len(expected)} of 30 notes'
     assert [name.text for name in page.find_all('#list .name')] == list(expected)
@@ -500,7 +523,7 @@ def test_figures_are_shown_on_demand(open_page):
     )
     page = open_page([Document('d', 'x')], [], figures=[('Calibration', pixel, 'a line')])
     page.find('#figures summary').click()
-    assert webdriver_wait(lambda: page.run("return document.querySelector('figure img')?.naturalWidth")) == 1
+    assert wait_for(lambda: page.run("return document.querySelector('figure img')?.naturalWidth")) == 1
     assert page.find('figure img').get_attribute('alt') == 'a line'
 
 
@@ -600,7 +623,8 @@ def test_a_long_note_of_many_codes_fits_any_width(open_page, browser, width):
         assert len(page.find_all('.row')) == 60
         assert page.run('return document.documentElement.scrollWidth') <= width
         page.run("choose('ICD-10-CM A59.9', { focus: true })")
-        inside = """const [inner, outer] = [...arguments].map((one) => document.querySelector(one).getBoundingClientRect());
+        inside = """const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+            const [inner, outer] = [box(arguments[0]), box(arguments[1])];
             return outer.top <= inner.top && inner.bottom <= outer.bottom + 1 && outer.left <= inner.left;"""
         assert page.run(inside, 'mark.current', '#note')
         assert page.run(inside, '.row.current .code', '#codes-scroll')

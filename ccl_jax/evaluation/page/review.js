@@ -1,5 +1,6 @@
-// A reviewer's decisions. Of one note: {verdicts: {key: 'accepted' | 'rejected'}, added: [{code, system, evidence: [{parts, text}]}]},
-// where a key is `${system} ${code}`. Such objects are replaced, never changed, so that undo can put the old one back.
+// A reviewer's decisions. Of one note, where a key is `${system} ${code}`:
+// {verdicts: {key: 'accepted' | 'rejected'}, added: [{code, system, evidence: [{parts}]}]}.
+// Such objects are replaced, never changed, so that undo can put the old one back.
 const NO_REVIEW = Object.freeze({ verdicts: Object.freeze({}), added: Object.freeze([]) });
 
 function keyOf(item) {
@@ -38,10 +39,11 @@ class Reviews {
     this.put(pairs);
   }
 
+  // Returns the notes whose decisions are those of before.
   undo() {
-    const pairs = this.undone.pop();
-    if (pairs) this.put(pairs);
-    return pairs ? pairs[0][0] : null;
+    const pairs = this.undone.pop() ?? [];
+    this.put(pairs);
+    return pairs.map(([note]) => note);
   }
 
   put(pairs) {
@@ -136,9 +138,11 @@ function importReviews(content, notesById, forms) {
         for (const item of record.review[verdict]) if (keys.has(keyOf(item))) verdicts[keyOf(item)] = verdict;
       }
       const length = [...note.text].length;
-      const isPart = ([begin, end]) => Number.isInteger(begin) && Number.isInteger(end) && begin >= 0 && begin < end && end <= length;
+      const isPart = ([begin, end]) =>
+        Number.isInteger(begin) && Number.isInteger(end) && begin >= 0 && begin < end && end <= length;
       const added = record.review.added.map(({ code, system, evidence }) => {
-        if (!isWellFormed(code, system, forms) || !evidence.every((e) => e.parts.length && e.parts.every(isPart))) throw new Error('damaged');
+        if (!isWellFormed(code, system, forms) || !evidence.every((e) => e.parts.length && e.parts.every(isPart)))
+          throw new Error('damaged');
         return { code, system, evidence: evidence.map((e) => ({ parts: e.parts })) };
       });
       pairs.push([note, { verdicts, added }]);

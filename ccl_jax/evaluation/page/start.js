@@ -4,17 +4,31 @@ function fillFrame() {
   $('title').textContent = DATA.title;
   const rows = NOTES.flatMap((note) => note.rows);
   const flagged = rows.filter((row) => row.flags.length).length;
-  $('tally').textContent = `${many(NOTES.length, 'note')} \u00b7 ${many(rows.length, 'code')}: ${tally(rows)} \u00b7 ${flagged.toLocaleString('en')} flagged`;
+  $('tally').textContent =
+    `${many(NOTES.length, 'note')} \u00b7 ${many(rows.length, 'code')}: ${tally(rows)} \u00b7 ${flagged} flagged`;
   $('banner').textContent = DATA.banner;
   $('banner').hidden = !DATA.banner;
   const option = (value, words) => make('option', { value }, words);
   const count = (kind) => rows.filter((row) => row.kinds.has(kind)).length;
   const kinds = Object.keys(KINDS).filter((kind) => kind !== 'added' && count(kind));
-  const group = (label, of) => make('optgroup', { label }, ...of.map((kind) => option(kind, `${KINDS[kind][1]} (${count(kind).toLocaleString('en')})`)));
+  const group = (label, of) =>
+    make(
+      'optgroup',
+      { label },
+      ...of.map((kind) => option(kind, `${KINDS[kind][1]} (${count(kind).toLocaleString('en')})`)),
+    );
   const flags = kinds.filter((kind) => !JUDGEMENTS.includes(kind));
-  $('filter-kind').append(option('', 'any code or none'), group('Judged', kinds.filter((kind) => JUDGEMENTS.includes(kind))));
+  $('filter-kind').append(
+    option('', 'any code or none'),
+    group(
+      'Judged',
+      kinds.filter((kind) => JUDGEMENTS.includes(kind)),
+    ),
+  );
   if (flags.length) $('filter-kind').append(group('Flagged', flags));
-  $('filter-kind').append(make('optgroup', { label: 'Reviewed' }, ...Object.entries(REVIEW_FILTERS).map((pair) => option(...pair))));
+  $('filter-kind').append(
+    make('optgroup', { label: 'Reviewed' }, ...Object.entries(REVIEW_FILTERS).map((pair) => option(...pair))),
+  );
   const strata = [...new Set(DATA.codes.map((item) => item.stratum).filter(Boolean))].sort();
   $('stratum-label').hidden = !strata.length;
   $('filter-stratum').append(option('', 'all'), ...strata.map((stratum) => option(stratum, stratum)));
@@ -22,11 +36,27 @@ function fillFrame() {
   $('system-label').hidden = SYSTEMS.length < 2;
   const known = DATA.codes.filter((item) => !item.malformed).sort((a, b) => (a.code < b.code ? -1 : 1));
   $('known-codes').append(...known.map((item) => make('option', { value: item.code, label: item.title })));
-  const legend = [['predicted', 'predicted'], ...(DATA.judged ? [['gold', 'gold']] : []), ['reviewer', 'added'], ['current', 'chosen code']];
+  const legend = [
+    ['predicted', 'predicted'],
+    ...(DATA.judged ? [['gold', 'gold']] : []),
+    ['reviewer', 'added'],
+    ['current', 'chosen code'],
+  ];
   $('key').append('Words: ', ...legend.flatMap(([kind, words]) => [make('mark', { class: kind }, words), ' ']));
   $('figures').hidden = !DATA.figures.length;
   $('figures').addEventListener('toggle', () => {
-    $('figures').querySelector('.figures').replaceChildren(...DATA.figures.map((figure) => make('figure', {}, make('figcaption', {}, figure.title), make('img', { src: `data:image/png;base64,${figure.png}`, alt: figure.alt }))));
+    $('figures')
+      .querySelector('.figures')
+      .replaceChildren(
+        ...DATA.figures.map((figure) =>
+          make(
+            'figure',
+            {},
+            make('figcaption', {}, figure.title),
+            make('img', { src: `data:image/png;base64,${figure.png}`, alt: figure.alt }),
+          ),
+        ),
+      );
   });
 }
 
@@ -39,7 +69,12 @@ function fillFilter() {
 }
 
 function refilter() {
-  state.filter = { kind: $('filter-kind').value, code: $('filter-code').value.trim(), stratum: $('filter-stratum').value, id: $('filter-id').value.trim() };
+  state.filter = {
+    kind: $('filter-kind').value,
+    code: $('filter-code').value.trim(),
+    stratum: $('filter-stratum').value,
+    id: $('filter-id').value.trim(),
+  };
   state.all = false;
   applyFilter();
   const stays = state.shown.includes(state.note) || !state.shown.length;
@@ -64,6 +99,8 @@ const KEYS = {
 
 function onKey(event) {
   const { target } = event;
+  // The shift key tells 'A' from 'a', whatever caps lock says.
+  const key = /^[a-z]$/i.test(event.key) ? event.key[event.shiftKey ? 'toUpperCase' : 'toLowerCase']() : event.key;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
   if (event.key === 'Escape' && target.closest('form')) return void $('note').focus({ preventScroll: true });
   if (target.matches('input, select, textarea')) return;
@@ -75,9 +112,9 @@ function onKey(event) {
     event.preventDefault();
     stepNote(step);
     entryOf(state.note).querySelector('a').focus();
-  } else if (state.singleKeys && Object.hasOwn(KEYS, event.key)) {
+  } else if (state.singleKeys && Object.hasOwn(KEYS, key)) {
     event.preventDefault();
-    KEYS[event.key]();
+    KEYS[key]();
   }
 }
 
@@ -95,7 +132,8 @@ function listen() {
     for (const note of entries.keys()) fillProgress(note);
     showNote(state.note, state.key);
   });
-  for (const id of ['filter-kind', 'filter-code', 'filter-stratum', 'filter-id']) on(id, 'input', refilter);
+  for (const id of ['filter-code', 'filter-id']) on(id, 'input', refilter);
+  for (const id of ['filter-kind', 'filter-stratum']) on(id, 'change', refilter);
   on('filter', 'submit', (event) => event.preventDefault());
   on('clear', 'click', () => {
     state.filter = { kind: '', code: '', stratum: '', id: '' };

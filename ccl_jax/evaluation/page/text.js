@@ -43,7 +43,10 @@ function trimmed(text, begin, end) {
 
 // The first place of typed words in units: as typed, else up to case; any white space between words is the same.
 function findWords(text, words) {
-  const escaped = words.trim().split(/\s+/).map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'));
+  const escaped = words
+    .trim()
+    .split(/\s+/)
+    .map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'));
   if (!escaped[0]) return null;
   for (const flags of ['u', 'iu']) {
     const match = new RegExp(escaped.join('\\s+'), flags).exec(text);
@@ -66,8 +69,10 @@ function isWellFormed(code, system, forms) {
 
 // Control characters as pictures of themselves, one for one, so that offsets stay.
 function visible(text) {
-  return text.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/\x7f/g, '\u2421').replace(/[\x80-\x9f]/g, '\ufffd');
+  return text
+    .replace(/[\x00-\x08\x0b\x0c\x0e-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(/\x7f/g, '\u2421')
+    .replace(/[\x80-\x9f]/g, '\ufffd');
 }
 
 function many(count, one, several = `${one}s`) {

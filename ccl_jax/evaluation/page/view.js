@@ -56,7 +56,18 @@ function allRows(note) {
     const words = item.evidence.map((e) => ({ parts: e.parts, by: ['reviewer'] }));
     const row = rows.get(key);
     if (row) rows.set(key, { ...row, quotes: [...row.quotes, ...words] });
-    else rows.set(key, { title: '', ...CODES.get(key), code: item.code, system: item.system, key, status: 'added', flags: [], quotes: words, kinds: new Set(['added']) });
+    else
+      rows.set(key, {
+        title: '',
+        ...CODES.get(key),
+        code: item.code,
+        system: item.system,
+        key,
+        status: 'added',
+        flags: [],
+        quotes: words,
+        kinds: new Set(['added']),
+      });
   }
   return [...rows.values()];
 }
@@ -65,7 +76,7 @@ function matches(row, note) {
   const { kind, code, stratum } = state.filter;
   if (stratum && row.stratum !== stratum) return false;
   if (kind in REVIEW_FILTERS) {
-    const verdict = row.status === 'added' ? 'added' : reviews.of(note).verdicts[row.key] ?? 'undecided';
+    const verdict = row.status === 'added' ? 'added' : (reviews.of(note).verdicts[row.key] ?? 'undecided');
     if (verdict !== kind) return false;
   } else if (kind && !row.kinds.has(kind)) return false;
   if (!code) return true;
@@ -103,9 +114,18 @@ const entries = new Map();
 
 function entryOf(note) {
   if (!entries.has(note)) {
-    const link = make('a', { tabindex: -1 }, make('span', { class: 'name', dir: 'auto' }, visible(note.id)), make('span', { class: 'progress' }), make('span', { class: 'quiet' }, tally(note.rows)));
+    const link = make(
+      'a',
+      { tabindex: -1 },
+      make('span', { class: 'name', dir: 'auto' }, visible(note.id)),
+      make('span', { class: 'progress' }),
+      make('span', { class: 'quiet' }, tally(note.rows)),
+    );
     const flagged = note.rows.filter((row) => row.flags.length).length;
-    if (flagged) link.append(make('span', { class: 'flag', role: 'img', 'aria-label': `${flagged} flagged` }, `\u26a0 ${flagged}`));
+    if (flagged)
+      link.append(
+        make('span', { class: 'flag', role: 'img', 'aria-label': `${flagged} flagged` }, `\u26a0 ${flagged}`),
+      );
     link.setAttribute('href', `#${new URLSearchParams({ note: note.id })}`);
     entries.set(note, make('li', {}, link));
     fillProgress(note);
@@ -115,12 +135,18 @@ function entryOf(note) {
 
 function tally(rows) {
   const counts = JUDGEMENTS.map((status) => [rows.filter((row) => row.status === status).length, status]);
-  return counts.filter(([count]) => count).map(([count, word]) => `${count.toLocaleString('en')} ${word}`).join(' \u00b7 ') || 'no codes';
+  return (
+    counts
+      .filter(([count]) => count)
+      .map(([count, word]) => `${count.toLocaleString('en')} ${word}`)
+      .join(' \u00b7 ') || 'no codes'
+  );
 }
 
 function fillProgress(note) {
   const review = reviews.of(note);
-  const decided = Object.keys(review.verdicts).length + review.added.filter((item) => !review.verdicts[keyOf(item)]).length;
+  const decided =
+    Object.keys(review.verdicts).length + review.added.filter((item) => !review.verdicts[keyOf(item)]).length;
   const open = undecidedRows(note, review).length;
   const progress = entries.get(note)?.querySelector('.progress');
   if (progress) progress.textContent = !decided ? '' : open ? `${open} open` : '\u2713 done';
@@ -135,18 +161,28 @@ function showText() {
   for (const row of allRows(note)) {
     row.quotes.forEach((quote, i) => {
       for (const [begin, end] of quote.parts) {
-        spans.push({ begin: offsets.toUnit(begin), end: offsets.toUnit(end), row, by: quote.by, quote: `${row.key} ${i}` });
+        spans.push({
+          begin: offsets.toUnit(begin),
+          end: offsets.toUnit(end),
+          row,
+          by: quote.by,
+          quote: `${row.key} ${i}`,
+        });
       }
     });
   }
-  const cuts = [...new Set([0, note.text.length, ...spans.flatMap(({ begin, end }) => [begin, end])])].sort((a, b) => a - b);
+  const cuts = [...new Set([0, note.text.length, ...spans.flatMap(({ begin, end }) => [begin, end])])].sort(
+    (a, b) => a - b,
+  );
   const pieces = cuts.slice(1).map((end, i) => {
     const begin = cuts[i];
     const words = visible(note.text.slice(begin, end));
     const over = spans.filter((span) => span.begin <= begin && end <= span.end);
     if (!over.length) return words;
     const mark = make('mark', { class: [...new Set(over.flatMap((span) => span.by))].join(' ') }, words);
-    mark.title = [...new Set(over.map((span) => `${span.row.code} ${span.row.title} (${span.by.join(' and ')})`))].join('\n');
+    mark.title = [...new Set(over.map((span) => `${span.row.code} ${span.row.title} (${span.by.join(' and ')})`))].join(
+      '\n',
+    );
     mark.keys = [...new Set(over.map((span) => span.row.key))];
     mark.quotes = new Set(over.map((span) => span.quote));
     return mark;
@@ -175,16 +211,25 @@ function rowElement(row) {
   const [sign, word] = KINDS[row.status];
   const facts = [make('span', { class: 'status' }, `${sign} ${word}`)];
   if (row.stratum) facts.push(make('span', { class: 'quiet' }, row.stratum));
-  if (row.score !== undefined) facts.push(make('span', { class: 'quiet' }, `score ${Number(row.score.toPrecision(3))}`));
+  if (row.score !== undefined)
+    facts.push(make('span', { class: 'quiet' }, `score ${Number(row.score.toPrecision(3))}`));
   const flags = [...new Set(row.flags.map(([kind]) => kind))];
   facts.push(...flags.map((kind) => make('span', { class: 'flag' }, KINDS[kind].join(' '))));
   const actions = make('div', { class: 'actions', role: 'group', 'aria-label': `Decide on ${row.code}` });
   item.append(make('div', { class: 'facts' }, name, ...facts), actions);
-  item.append(make('p', { class: 'title', dir: 'auto' }, row.title || (row.status === 'added' ? 'not among the codes of this page' : 'no title in the release')));
+  item.append(
+    make(
+      'p',
+      { class: 'title', dir: 'auto' },
+      row.title || (row.status === 'added' ? 'not among the codes of this page' : 'no title in the release'),
+    ),
+  );
   if (!row.title) item.lastChild.classList.add('quiet');
   const quotes = row.quotes.map((quote, i) => quoteElement(row, quote, i));
   if (quotes.length) item.append(make('ul', { class: 'quotes' }, ...quotes));
-  const details = row.flags.filter(([kind]) => kind !== 'ungrounded').map(([kind, detail]) => make('li', {}, `${KINDS[kind][1]}: `, make('bdi', {}, detail)));
+  const details = row.flags
+    .filter(([kind]) => kind !== 'ungrounded')
+    .map(([kind, detail]) => make('li', {}, `${KINDS[kind][1]}: `, make('bdi', {}, detail)));
   if (details.length) item.append(make('ul', { class: 'details' }, ...details));
   const label = `${row.code}, ${word}`;
   if (row.status === 'added') {
@@ -209,10 +254,18 @@ function quoteElement(row, quote, i) {
   const by = make('span', { class: 'by' }, quote.by.join(' and '));
   const words = quote.text ?? sliceWords(state.note.text, state.offsets, quote.parts);
   const shown = make('bdi', {}, `\u201c${visible(words)}\u201d`);
-  if (!quote.parts.length) return make('li', {}, shown, ' ', by, ' ', make('span', { class: 'flag' }, '\u26a0 not in the note'));
+  if (!quote.parts.length)
+    return make('li', {}, shown, ' ', by, ' ', make('span', { class: 'flag' }, '\u26a0 not in the note'));
   const link = make('button', { type: 'button', class: 'quote' }, shown);
   link.quote = `${row.key} ${i}`;
-  return make('li', {}, link, ' ', by, quote.inexact ? make('span', { class: 'by' }, ' (up to case and punctuation)') : '');
+  return make(
+    'li',
+    {},
+    link,
+    ' ',
+    by,
+    quote.inexact ? make('span', { class: 'by' }, ' (up to case and punctuation)') : '',
+  );
 }
 
 function fillVerdict(item, verdict) {
@@ -232,7 +285,10 @@ function showCodes() {
   if (!line.hidden) {
     const words = state.all ? 'Only what the filter lets through' : `Show ${total - rows.length} more`;
     const toggle = make('button', { type: 'button', class: 'plain', id: 'toggle-hidden' }, words);
-    line.replaceChildren(state.all ? 'All codes of the note are shown. ' : `${many(total - rows.length, 'code')} left out by the filter. `, toggle);
+    line.replaceChildren(
+      state.all ? 'All codes of the note are shown. ' : `${many(total - rows.length, 'code')} left out by the filter. `,
+      toggle,
+    );
   }
   markCurrent();
 }
@@ -265,10 +321,14 @@ function showNote(note, key = null) {
   $('note-heading').textContent = visible(note.id);
   const place = state.shown.indexOf(note);
   $('note-facts').textContent = [
-    place < 0 ? 'not among the notes that the filter shows' : `${(place + 1).toLocaleString('en')} of ${state.shown.length.toLocaleString('en')}`,
+    place < 0
+      ? 'not among the notes that the filter shows'
+      : `${(place + 1).toLocaleString('en')} of ${state.shown.length.toLocaleString('en')}`,
     note.group !== note.id ? `group ${note.group}` : '',
     tally(note.rows),
-  ].filter(Boolean).join(' \u00b7 ');
+  ]
+    .filter(Boolean)
+    .join(' \u00b7 ');
   $('note-text').lang = note.language ?? '';
   $('note').scrollTop = 0;
   $('codes-scroll').scrollTop = 0;
@@ -306,7 +366,12 @@ function choose(key, { focus = false, quote = null } = {}) {
 function stepNote(by) {
   const place = state.shown.indexOf(state.note);
   // From a note that the filter leaves out, to the nearest one that it shows.
-  const next = place >= 0 ? state.shown[place + by] : by > 0 ? state.shown.find((n) => n.index > state.note.index) : state.shown.findLast((n) => n.index < state.note.index);
+  const next =
+    place >= 0
+      ? state.shown[place + by]
+      : by > 0
+        ? state.shown.find((n) => n.index > state.note.index)
+        : state.shown.findLast((n) => n.index < state.note.index);
   if (!next) return say(by > 0 ? 'This is the last note.' : 'This is the first note.');
   showNote(next);
   $('note-heading').focus({ preventScroll: true });
@@ -316,14 +381,24 @@ function stepCode(by) {
   const keys = rowElements().map((item) => item.dataset.key);
   const place = keys.indexOf(state.key);
   const next = keys[place < 0 ? (by > 0 ? 0 : keys.length - 1) : place + by];
-  if (next === undefined) return say(by > 0 ? 'This is the last code of the note.' : 'This is the first code of the note.');
+  if (next === undefined)
+    return say(by > 0 ? 'This is the last code of the note.' : 'This is the first code of the note.');
   choose(next, { focus: true });
 }
 
 function writeHash() {
   const row = allRows(state.note).find((other) => other.key === state.key);
-  const parts = { note: state.note.id, code: row ? (row.system === SYSTEMS[0] ? row.code : row.key) : '', ...prefixed(state.filter) };
-  history.replaceState(null, '', `#${new URLSearchParams(Object.entries(parts).filter(([, value]) => value))}`);
+  const parts = {
+    note: state.note.id,
+    code: row ? (row.system === SYSTEMS[0] ? row.code : row.key) : '',
+    ...prefixed(state.filter),
+  };
+  const hash = new URLSearchParams(Object.entries(parts).filter(([, value]) => value));
+  try {
+    history.replaceState(null, '', `#${hash}`);
+  } catch {
+    // Safari refuses more than 100 in 30 seconds, as when a key is held down; the next step writes the address again.
+  }
 }
 
 function prefixed(filter) {
@@ -335,11 +410,16 @@ function readHash() {
   const note = NOTES_BY_ID.get(hash.get('note'));
   // A link of the list names a note alone, and leaves the filter as it is.
   if ([...hash.keys()].some((key) => key in prefixed(state.filter))) {
-    state.filter = { kind: hash.get('show') ?? '', code: hash.get('prefix') ?? '', stratum: hash.get('stratum') ?? '', id: hash.get('name') ?? '' };
+    state.filter = {
+      kind: hash.get('show') ?? '',
+      code: hash.get('prefix') ?? '',
+      stratum: hash.get('stratum') ?? '',
+      id: hash.get('name') ?? '',
+    };
   }
   fillFilter();
   applyFilter();
   const code = hash.get('code');
   const row = note && code ? allRows(note).find((other) => other.code === code || other.key === code) : null;
-  showNote(note ?? (state.shown.includes(state.note) ? state.note : state.shown[0] ?? state.note), row?.key ?? null);
+  showNote(note ?? (state.shown.includes(state.note) ? state.note : (state.shown[0] ?? state.note)), row?.key ?? null);
 }
