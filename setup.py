@@ -17,7 +17,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['ccl_jax', 'ccl_jax.*']),
-    package_data={'ccl_jax.evaluation': ['audit.css', 'audit.js']},
+    package_data={'ccl_jax.evaluation': ['page/*']},
     install_requires=[
         'absl-py>=2.1',
         'etils>=1.9',
@@ -57,6 +57,7 @@ setup(
             'pytest-xdist>=3.6',
             'ruff>=0.9',
             'scikit-learn>=1.5',
+            'selenium>=4.20',
             # A build without CUDA exists for this version and Python alone.
             'torch==2.13.0; python_version < "3.12"',
         ],

@@ -1,66 +1,42 @@
-"""The audit page: every note with its evidence highlighted, beside the codes and how each was judged.
+"""The audit page: notes with their evidence highlighted, the codes and how each was judged, and a reviewer's decisions.
 
-One HTML file that loads nothing: its style and its script are inline and named
-by hash in a content security policy, so that text of a note can neither run nor
-fetch anything even if escaping failed.
+One HTML file that loads nothing: style and script are inline and named by hash in a content security policy. Notes and
+codes stand in it as JSON that no browser runs; the script makes elements of it, one note at a time and by text nodes
+only. So words of a note can neither run nor fetch anything, and a page of many notes opens at once.
+
+The parts of the page are in `page/`: `audit.html` (the frame), `audit.css`, and scripts that are joined into one:
+`text.js` (offsets and forms of codes), `review.js` (decisions as data, their export and import), `view.js` (what is
+shown), `decide.js` (what a reviewer does), `start.js` (the frame and its events).
 """
 
 import base64
-import dataclasses
 import hashlib
 import html
 import importlib.resources
-import itertools
+import json
 import re
-from collections.abc import Callable, Container, Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ccl_jax.evaluation.flags import UNGROUNDED, Flag, Flags
 from ccl_jax.evaluation.grounding import Parts, placed_evidence
 from ccl_jax.evaluation.pairs import Code, align, code_key
 from ccl_jax.evaluation.strata import Strata
+from ccl_jax.icd.codes import FORMS, is_well_formed
 from ccl_jax.records import Document, Prediction
 
-# Control characters that HTML forbids, and lone surrogates, which UTF-8 cannot hold.
-_UNPRINTABLE = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]')
+Figure = tuple[str, bytes, str]
+"""(title, PNG, what it shows in words)."""
 
-_STATUS_WORDS = {
-    'correct': '\u2713 correct',
-    'wrong': '\u2717 wrong',
-    'not_in_release': '\u2717 not in release',
-    'missed': '\u25cb missed',
-}
+_SCRIPTS = ('text.js', 'review.js', 'view.js', 'decide.js', 'start.js')
 
+# Half of a surrogate pair: UTF-8 cannot hold it, and no JSONL source reads it. Replaced one for one, offsets stay.
+_LONE_SURROGATE = re.compile('[\ud800-\udfff]')
 
-@dataclasses.dataclass(frozen=True)
-class _Quote:
-    """A piece of evidence on the page.
-
-    Attributes:
-        anchor: its id in the page.
-        by: who gives it: 'predicted', 'gold', or both.
-        parts: where it stands in the note; () where it does not.
-        inexact: found only up to case, punctuation and white space.
-    """
-
-    anchor: str
-    by: tuple[str, ...]
-    code: str
-    text: str
-    parts: Parts
-    inexact: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """A code of one note: the judgement and its quotes."""
-
-    code: Code
-    status: str
-    quotes: tuple[_Quote, ...]
-
-    @property
-    def filter_value(self) -> str:
-        return 'wrong' if self.status == 'not_in_release' else self.status
+# In JSON these stand in strings only, where an escape means the same. Without '<' no tag or comment can begin or end.
+_JSON_ESCAPES = {ord(c): f'\\u{ord(c):04x}' for c in '<>&\u2028\u2029'}
 
 
 def write_audit_page(path: str | Path, page: str) -> None:
@@ -70,187 +46,146 @@ def write_audit_page(path: str | Path, page: str) -> None:
 
 
 def audit_page(
-    gold: Sequence[Document],
+    documents: Sequence[Document],
     predictions: Sequence[Prediction],
     *,
     title: str,
     title_of: Callable[[str], str | None],
-    valid_codes: Container[Code],
+    judged: bool = True,
+    flags: Mapping[str, Flags] | None = None,
     strata: Strata | None = None,
     banner: str | None = None,
+    figures: Sequence[Figure] = (),
 ) -> str:
     """Returns the page as HTML.
 
     Args:
+        documents: the notes; their annotations are the gold codes.
+        predictions: at most one per note.
         title: heading, e.g. 'CodiEsp dev, run 3'.
         title_of: a code's title in the release, None where it has none.
-        valid_codes: as (system, code); a wrong code outside it is shown as 'not in release'.
-        strata: adds a column with each code's stratum.
+        judged: False where there is no gold to judge by: annotations are then ignored, and codes shown as predicted.
+        flags: doc_id -> what `flags.flags_of` finds.
+        strata: adds each code's stratum.
         banner: a sentence at the top, e.g. that the notes are synthetic.
+        figures: plots, shown in a section that opens on demand.
 
     Raises:
         UserError: as `metrics.align`.
     """
-    notes = [pair for _, pairs in align(gold, predictions) for pair in pairs]
-    rows = [_rows(document, prediction, n, valid_codes) for n, (document, prediction) in enumerate(notes)]
-    articles = [_article(document, rows[n], n, len(notes), title_of, strata) for n, (document, _) in enumerate(notes)]
-    index = [
-        f'<li data-has="{_has(rows[n])}"><a href="#d{n}">{_text(document.doc_id)}</a> '
-        f'<span class="quiet">{_tally(rows[n])}</span></li>'
-        for n, (document, _) in enumerate(notes)
+    pairs = [pair for _, unit in align(documents, predictions) for pair in unit]
+    flags = flags or {}
+    table = _CodeTable(title_of, strata)
+    notes = [
+        _note(document, _rows(document, prediction, judged, flags.get(document.doc_id, {}), table))
+        for document, prediction in pairs
     ]
-    every_row = [row for of_note in rows for row in of_note]
-    body = [
-        '<a class="skip" href="#notes">Skip to the notes</a>',
-        f'<header><h1>{_text(title)}</h1>',
-        f'<p class="banner" role="note">{_text(banner)}</p>' if banner else '',
-        f'<p>{len(notes)} {"note" if len(notes) == 1 else "notes"}; codes: {_tally(every_row)}.</p>',
-        _KEY,
-        f'</header>\n<nav aria-label="Notes"><details{" open" if len(notes) <= 30 else ""}><summary>List of notes'
-        f'</summary><ol class="index">{"".join(index)}</ol></details></nav>',
-        _FILTER,
-        '<main id="notes" tabindex="-1">',
-        *articles,
-        '</main>',
-    ]
-    return _page(title, '\n'.join(body))
+    content = {'codes': table.entries, 'notes': notes}
+    data = {
+        'title': title,
+        'banner': banner or '',
+        'judged': judged,
+        # Names the reviewer's decisions in the browser's storage: the same notes and codes find them again.
+        'digest': hashlib.sha256(_json(content).encode()).hexdigest()[:32],
+        'forms': {system: pattern.pattern for system, pattern in FORMS.items()},
+        'figures': [
+            {'title': name, 'png': base64.b64encode(png).decode(), 'alt': words} for name, png, words in figures
+        ],
+        **content,
+    }
+    return _page(title, _json(data))
 
 
-def _page(title: str, body: str) -> str:
-    files = importlib.resources.files('ccl_jax.evaluation')
-    style = files.joinpath('audit.css').read_text(encoding='utf-8')
-    script = files.joinpath('audit.js').read_text(encoding='utf-8')
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f'<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n'
-        f'<body data-show="all">\n{body}\n<script>{script}</script>\n</body>\n</html>\n'
-    )
+class _CodeTable:
+    """The distinct codes of the page; rows name them by position."""
+
+    def __init__(self, title_of: Callable[[str], str | None], strata: Strata | None):
+        self.entries: list[dict[str, Any]] = []
+        self._title_of = title_of
+        self._strata = strata
+        self._positions: dict[Code, int] = {}
+
+    def position(self, key: Code) -> int:
+        if key not in self._positions:
+            system, code = key
+            entry = {'code': code, 'system': system, 'title': self._title_of(code) or ''}
+            if self._strata is not None:
+                entry['stratum'] = self._strata.stratum(key)
+            if not is_well_formed(code, system):
+                entry['malformed'] = True
+            self._positions[key] = len(self.entries)
+            self.entries.append(entry)
+        return self._positions[key]
 
 
-def _rows(document: Document, prediction: Prediction, n: int, valid_codes: Container[Code]) -> list[_Row]:
+def _note(document: Document, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    note = {
+        'id': document.doc_id,
+        'group': document.group_id or document.doc_id,
+        'language': document.language,
+        'source': document.source,
+        'split': document.split,
+        'text': document.text,
+        'rows': rows,
+    }
+    return {key: value for key, value in note.items() if value != ''}
+
+
+def _rows(
+    document: Document, prediction: Prediction, judged: bool, flags: Flags, table: _CodeTable
+) -> list[dict[str, Any]]:
     """The note's codes: predicted ones in the order of the prediction, then the missed ones."""
-    quotes: dict[Code, list[_Quote]] = {code_key(c): [] for c in prediction.codes}
-    predicted = set(quotes)
-    in_gold = {code_key(a) for a in document.annotations}
-    found = [
-        (code_key(item), 'predicted', evidence.text, parts, kind == 'folded')
-        for item, evidence, kind, parts in placed_evidence(document, prediction)
-    ]
-    found += [
-        (code_key(annotation), 'gold', evidence.text, _inside(evidence.parts, len(document.text)), False)
-        for annotation in document.annotations
-        for evidence in annotation.evidence
-    ]
-    for annotation in document.annotations:
-        quotes.setdefault(code_key(annotation), [])
-    for count, (code, by, text, parts, inexact) in enumerate(found):
-        _add_quote(quotes[code], _Quote(f'd{n}q{count}', (by,), code[1], text, parts, inexact))
+    annotations = document.annotations if judged else ()
+    gold = {code_key(a) for a in annotations}
+    scores = {code_key(c): c.score for c in reversed(prediction.codes)}
+    predicted = {code_key(c): None for c in prediction.codes}
+    quotes: dict[Code, list[dict[str, Any]]] = {
+        code: [] for code in predicted | {code_key(a): None for a in annotations}
+    }
+    for item, evidence, kind, parts in placed_evidence(document, prediction):
+        _add_quote(quotes[code_key(item)], 'predicted', parts, evidence.text, inexact=kind == 'folded')
+    for annotation in annotations:
+        for evidence in annotation.evidence:
+            inside = _inside(evidence.parts, len(document.text))
+            _add_quote(quotes[code_key(annotation)], 'gold', inside, evidence.text)
     rows = []
     for code, of_code in quotes.items():
-        if code in predicted:
-            status = 'correct' if code in in_gold else 'wrong' if code in valid_codes else 'not_in_release'
-        else:
-            status = 'missed'
-        rows.append(_Row(code, status, tuple(of_code)))
+        row: dict[str, Any] = {'c': table.position(code), 'status': _status(code, predicted, gold, judged)}
+        if scores.get(code) is not None:
+            row['score'] = scores[code]
+        of_flags = list(flags.get(code, ()))
+        if any(not quote['parts'] for quote in of_code):
+            of_flags.append(Flag(UNGROUNDED, 'a quote is not in the note'))
+        if of_flags:
+            row['flags'] = [list(flag) for flag in of_flags]
+        if of_code:
+            row['quotes'] = of_code
+        rows.append(row)
     return rows
 
 
-def _add_quote(quotes: list[_Quote], quote: _Quote) -> None:
+def _status(code: Code, predicted: Mapping[Code, None], gold: set[Code], judged: bool) -> str:
+    if not judged:
+        return 'predicted'
+    if code not in predicted:
+        return 'missed'
+    return 'correct' if code in gold else 'wrong'
+
+
+def _add_quote(quotes: list[dict[str, Any]], by: str, parts: Parts, text: str, inexact: bool = False) -> None:
     """Adds a quote; one of the same words is listed once, with everybody who gives it."""
-    for i, other in enumerate(quotes):
-        if quote.parts and quote.parts == other.parts:
-            quotes[i] = dataclasses.replace(other, by=tuple(dict.fromkeys((*other.by, *quote.by))))
+    for other in quotes:
+        if parts and parts == other['parts']:
+            if by not in other['by']:
+                other['by'].append(by)
             return
+    quote: dict[str, Any] = {'parts': parts, 'by': [by]}
+    if inexact or not parts:
+        # Other words are cut from the note by the page.
+        quote['text'] = text
+    if inexact:
+        quote['inexact'] = True
     quotes.append(quote)
-
-
-def _article(
-    document: Document,
-    rows: list[_Row],
-    n: int,
-    count: int,
-    title_of: Callable[[str], str | None],
-    strata: Strata | None,
-) -> str:
-    previous = f'<a href="#d{n - 1}">previous</a>' if n else ''
-    following = f'<a href="#d{n + 1}">next</a>' if n + 1 < count else ''
-    quotes = [quote for row in rows for quote in row.quotes]
-    head = ''.join(
-        f'<th scope="col" role="columnheader">{label}</th>'
-        for label in ('Code', 'Judged', *(('Stratum',) if strata else ()), 'Title and evidence')
-    )
-    # Roles are spelt out because the layout for phones changes `display`, which takes them away in some browsers.
-    table = (
-        f'<table role="table" aria-labelledby="d{n}h"><thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
-        f'<tbody role="rowgroup">\n{"".join(_table_row(row, title_of, strata) for row in rows)}</tbody></table>'
-        if rows
-        else '<p class="quiet">No codes, neither gold nor predicted.</p>'
-    )
-    return (
-        f'<article id="d{n}" data-has="{_has(rows)}" aria-labelledby="d{n}h">\n'
-        f'<header><h2 id="d{n}h">{_text(document.doc_id)}</h2> <span class="quiet">{_tally(rows)}</span> '
-        f'<span class="step">{previous} {following}</span></header>\n'
-        f'<div class="sides"><section><h3>Note</h3><div class="note" lang="{_text(document.language)}" dir="auto">'
-        f'{_highlighted(document.text, quotes)}</div></section>\n'
-        f'<section class="codes" tabindex="0" aria-label="Codes of {_text(document.doc_id)}"><h3>Codes</h3>{table}'
-        '</section></div>\n</article>'
-    )
-
-
-def _table_row(row: _Row, title_of: Callable[[str], str | None], strata: Strata | None) -> str:
-    system, code = row.code
-    title = title_of(code)
-    shown = _text(title) if title else f'<span class="quiet">no title in the release ({_text(system)})</span>'
-    stratum = f'<td role="cell">{strata.stratum(row.code)}</td>' if strata else ''
-    quotes = ''.join(f'<li>{_quote(quote)}</li>' for quote in row.quotes)
-    listed = f'<ul class="quotes">{quotes}</ul>' if quotes else ''
-    return (
-        f'<tr class="{row.filter_value}" data-has="{row.filter_value}" role="row">'
-        f'<th scope="row" role="rowheader">{_text(code)}</th>'
-        f'<td class="status" role="cell">{_STATUS_WORDS[row.status]}</td>{stratum}'
-        f'<td role="cell">{shown}{listed}</td></tr>\n'
-    )
-
-
-def _quote(quote: _Quote) -> str:
-    words = f'<bdi>\u201c{_text(quote.text)}\u201d</bdi>'
-    by = f'<span class="by">{" and ".join(quote.by)}</span> '
-    if not quote.parts:
-        return f'{by}{words} <span class="ungrounded">not in the note</span>'
-    remark = ' <span class="by">(up to case and punctuation)</span>' if quote.inexact else ''
-    return f'{by}<a href="#{quote.anchor}">{words}</a>{remark}'
-
-
-def _highlighted(text: str, quotes: Sequence[_Quote]) -> str:
-    """The escaped text, cut wherever a quote begins or ends, each piece marked with all the quotes over it."""
-    spans = [(begin, end, quote) for quote in quotes for begin, end in quote.parts]
-    cuts = sorted({0, len(text), *(i for begin, end, _ in spans for i in (begin, end))})
-    anchored: set[str] = set()
-    pieces = []
-    for begin, end in itertools.pairwise(cuts):
-        # A quote whose own parts overlap is over a piece once.
-        over = list(dict.fromkeys(quote for first, last, quote in spans if first <= begin and end <= last))
-        piece = _text(text[begin:end])
-        if not over:
-            pieces.append(piece)
-            continue
-        new = [quote.anchor for quote in over if quote.anchor not in anchored]
-        anchored.update(new)
-        # A mark has room for one id, and several quotes may begin at one word.
-        anchors = ''.join(f'<span id="{anchor}"></span>' for anchor in new)
-        hint = '; '.join(dict.fromkeys(f'{by} {quote.code}' for quote in over for by in quote.by))
-        pieces.append(
-            f'<mark class="{" ".join(sorted({by for quote in over for by in quote.by}))}" title="{_text(hint)}" '
-            f'data-quotes="{" ".join(quote.anchor for quote in over)}">{anchors}{piece}</mark>'
-        )
-    return ''.join(pieces)
 
 
 def _inside(parts: Parts, length: int) -> Parts:
@@ -258,34 +193,26 @@ def _inside(parts: Parts, length: int) -> Parts:
     return tuple((max(begin, 0), min(end, length)) for begin, end in parts if max(begin, 0) < min(end, length))
 
 
-def _tally(rows: Sequence[_Row]) -> str:
-    counts = {value: sum(row.filter_value == value for row in rows) for value in ('correct', 'wrong', 'missed')}
-    return ', '.join(f'{count} {value}' for value, count in counts.items())
+def _page(title: str, data: str) -> str:
+    style, script = _file('audit.css'), '\n'.join(map(_file, _SCRIPTS))
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+    return string.Template(_file('audit.html')).substitute(
+        policy=policy, title=html.escape(_LONE_SURROGATE.sub('\ufffd', title)), style=style, script=script, data=data
+    )
 
 
-def _has(rows: Sequence[_Row]) -> str:
-    return ' '.join(sorted({row.filter_value for row in rows}))
+def _file(name: str) -> str:
+    return importlib.resources.files('ccl_jax.evaluation').joinpath('page', name).read_text(encoding='utf-8')
 
 
-def _text(text: str) -> str:
-    return html.escape(_UNPRINTABLE.sub('\ufffd', text), quote=True)
+def _json(value: Any) -> str:
+    """JSON that is inert inside of a script element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(',', ':'))
+    return _LONE_SURROGATE.sub('\ufffd', text).translate(_JSON_ESCAPES)
 
 
 def _hash(inline: str) -> str:
     return 'sha256-' + base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
-
-
-_KEY = (
-    '<p class="key quiet"><span><mark class="predicted">shaded</mark> quoted by the model</span>'
-    '<span><mark class="gold">underlined</mark> gold evidence</span>'
-    '<span>a quote in the table leads to its words in the note</span></p>'
-)
-
-_FILTER = (
-    '<fieldset class="filter"><legend>Show codes:</legend>'
-    + ''.join(
-        f'<label><input type="radio" name="show" value="{value}"{" checked" if value == "all" else ""}> {label}</label>'
-        for value, label in (('all', 'all'), ('correct', 'right'), ('wrong', 'wrong'), ('missed', 'missed'))
-    )
-    + '</fieldset>'
-)

@@ -17,7 +17,8 @@ CPT = 'CPT'
 
 SYSTEMS = (ICD10CM, ICD10PCS, ICD9CM, ICD9PCS, CPT)
 
-_FORMS = {
+# Of codes in normal form, to be matched as a whole; the patterns mean the same in JavaScript.
+FORMS = {
     # The second character is a letter in QA0 alone (from 2026 on).
     ICD10CM: re.compile(r'[A-Z]([0-9][0-9A-Z]|[A-Z][0-9])(\.[0-9A-Z]{1,4})?'),
     # The letters I and O are not used, so as not to be read as digits.
@@ -64,7 +65,7 @@ def is_well_formed(code: str, system: str = ICD10CM) -> bool:
     """
     if system not in SYSTEMS:
         raise ValueError(f'unknown code system {system!r}; known: {", ".join(SYSTEMS)}')
-    return _FORMS[system].fullmatch(code) is not None
+    return FORMS[system].fullmatch(code) is not None
 
 
 def systems_of_form(code: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ccl_jax.evaluation.audit import audit_page, write_audit_page
 from ccl_jax.evaluation.baselines import Lookup, Majority, fit_lookup, fit_majority
 from ccl_jax.evaluation.bootstrap import paired_bootstrap
 from ccl_jax.evaluation.familiarity import Familiarity
+from ccl_jax.evaluation.flags import flags_of
 from ccl_jax.evaluation.label_space import ValidCodes
 from ccl_jax.evaluation.metrics import code_statistics
 from ccl_jax.evaluation.pairs import document_codes
@@ -110,12 +111,16 @@ def _score(
     }
     sentence = verdict(results, MODEL_ROW, differences)
     write_jsonl(directory / 'predictions.jsonl', map(prediction_to_json, predictions))
+    answers_of = {prediction.doc_id: prediction for prediction in predictions}
     page = audit_page(
         gold,
         predictions,
         title=f'{config.sources.name}, {config.eval.split}',
         title_of=lambda code: release.title(code) if code in release else None,
-        valid_codes=valid,
+        flags={
+            document.doc_id: flags_of(document, answers_of[document.doc_id], release, known_codes=strata.document_codes)
+            for document in gold
+        },
         strata=strata,
         banner=SYNTHETIC_BANNER if prepared.synthetic else None,
     )
