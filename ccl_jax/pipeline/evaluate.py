@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,19 @@ from ccl_jax.config import Config
 from ccl_jax.decoding.predict import predict_documents
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.audit import audit_page, write_audit_page
-from ccl_jax.evaluation.baselines import Lookup, Majority, fit_lookup, fit_majority
 from ccl_jax.evaluation.familiarity import Familiarity
 from ccl_jax.evaluation.metrics import code_statistics, paired_bootstrap
+from ccl_jax.evaluation.plots import Plot, evaluation_plots
 from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.baselines import predict_baselines
 from ccl_jax.pipeline.files import write_text
 from ccl_jax.pipeline.models import load_trained, open_mesh
 from ccl_jax.pipeline.prepare import Prepared
 from ccl_jax.pipeline.workdir import on_process_zero, say
-from ccl_jax.records import Document, Prediction, Span, prediction_to_json, write_jsonl
+from ccl_jax.records import Document, Prediction, prediction_to_json, write_jsonl
 
 MODEL_ROW = 'model'
 SYNTHETIC_BANNER = 'These notes are synthetic: no patient stands behind them.'
@@ -29,7 +31,7 @@ SYNTHETIC_BANNER = 'These notes are synthetic: no patient stands behind them.'
 def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
     """Evaluates the newest checkpoint on `eval.split` and returns what to print.
 
-    Writes `predictions.jsonl`, `metrics.json` and `audit.html` in `<workdir>/eval/<split>`.
+    Writes `predictions.jsonl`, `metrics.json`, `audit.html` and `figures/*.png` in `<workdir>/eval/<split>`.
 
     Raises:
         UserError: there is no checkpoint, or the split is unknown or empty.
@@ -84,7 +86,9 @@ def _score(
     familiarity = Familiarity(span.text for span in spans)
     # Codes that annotators used count as valid although the release may have retired them.
     valid = {(ICD10CM, code) for code in release.codes()} | strata.document_codes
-    systems = {MODEL_ROW: predictions} | _baselines(training, spans, gold)
+    systems = {MODEL_ROW: predictions} | predict_baselines(
+        config.eval.baselines, training, spans, gold, release=release, held_out=prepared.held_out, seed=config.seed
+    )
     results = {
         name: evaluate(
             gold,
@@ -107,11 +111,26 @@ def _score(
     }
     sentence = verdict(results, MODEL_ROW, differences)
     write_jsonl(directory / 'predictions.jsonl', map(prediction_to_json, predictions))
+
+    def title_of(code: str) -> str | None:
+        return release.title(code) if code in release else None
+
+    plots = evaluation_plots(
+        gold,
+        systems,
+        model=MODEL_ROW,
+        strata=strata,
+        training=training,
+        title_of=title_of,
+        seed=config.seed,
+        samples=config.eval.bootstrap_samples,
+    )
+    _write_plots(plots, directory / 'figures')
     page = audit_page(
         gold,
         predictions,
         title=f'{config.sources.name}, {config.eval.split}',
-        title_of=lambda code: release.title(code) if code in release else None,
+        title_of=title_of,
         valid_codes=valid,
         strata=strata,
         banner=SYNTHETIC_BANNER if prepared.synthetic else None,
@@ -138,13 +157,12 @@ def _score(
             '',
             sentence,
             '',
-            *(str(directory / name) for name in ('metrics.json', 'predictions.jsonl', 'audit.html')),
+            *(str(directory / name) for name in ('metrics.json', 'predictions.jsonl', 'audit.html', 'figures')),
         ]
     )
 
 
-def _baselines(training: list[Document], spans: list[Span], gold: list[Document]) -> dict[str, list[Prediction]]:
-    systems: dict[str, Lookup | Majority] = {'majority': fit_majority(training)}
-    if spans or any(annotation.evidence for document in training for annotation in document.annotations):
-        systems = {'lookup': fit_lookup(training, spans), **systems}
-    return {name: [system.predict(document) for document in gold] for name, system in systems.items()}
+def _write_plots(plots: Mapping[str, Plot], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, plot in plots.items():
+        (directory / name).write_bytes(plot.image)
