@@ -35,6 +35,8 @@ from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 
 # Values of `eval.checkpoint`.
 NEWEST, BEST = 'newest', 'best'
+# Values of `eval.baselines`.
+BASELINES = ('lookup', 'lookup_terms', 'tfidf', 'majority')
 
 _Settings = TypeVar('_Settings')
 
@@ -96,6 +98,9 @@ class EvalSettings:
         constrain, overlong, recheck: see `DecodingSettings`; windows overlap by `tasks.window_overlap`.
         label_space: a file of the codes that an answer may have, one a line; '' for those of the release.
         bootstrap_samples: of the intervals.
+        baselines: of `BASELINES`, to stand beside the model: a dictionary of the training evidence and
+            spans; the same with the terms of the whole release; TF-IDF and logistic regression; the most
+            frequent codes. One that cannot be made is left out with a sentence.
         checkpoint: 'newest', or 'best': the one with the lowest dev loss, where it was measured.
         loss_every: steps of the training between measurements of the dev loss; 0 for none.
         loss_split: the split of the source that it is measured on, as the document task.
@@ -111,6 +116,7 @@ class EvalSettings:
     recheck: bool = False
     label_space: str = ''
     bootstrap_samples: int = 1000
+    baselines: tuple[str, ...] = BASELINES
     checkpoint: str = NEWEST
     loss_every: int = 0
     loss_split: str = 'dev'
@@ -120,6 +126,9 @@ class EvalSettings:
         if self.checkpoint not in (NEWEST, BEST):
             raise UserError(f'checkpoint is "{self.checkpoint}"; choose {NEWEST} or {BEST}')
         check_choices(self.constrain, self.overlong)
+        unknown = [name for name in self.baselines if name not in BASELINES]
+        if unknown:
+            raise UserError(f'baselines has "{unknown[0]}"; choose of {", ".join(BASELINES)}, or none')
         for field, least in (
             ('max_documents', 0),
             ('max_new_tokens', 1),

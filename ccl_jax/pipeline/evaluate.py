@@ -1,30 +1,32 @@
-"""`eval`: decode the evaluation split, score it beside the baselines, write the audit page."""
+"""`eval`: decode the evaluation split, score it beside the baselines, draw it, write the audit page."""
 
 import dataclasses
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ccl_jax.config import Config
-from ccl_jax.decoding.predict import predict_documents
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.audit import audit_page, write_audit_page
-from ccl_jax.evaluation.baselines import Lookup, Majority, fit_lookup, fit_majority
 from ccl_jax.evaluation.bootstrap import paired_bootstrap
 from ccl_jax.evaluation.familiarity import Familiarity
 from ccl_jax.evaluation.flags import flags_of
 from ccl_jax.evaluation.label_space import ValidCodes
 from ccl_jax.evaluation.metrics import code_statistics
 from ccl_jax.evaluation.pairs import document_codes
+from ccl_jax.evaluation.plots import Plot, evaluation_plots
 from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.baselines import predict_baselines
+from ccl_jax.pipeline.coding import coder_of_run
 from ccl_jax.pipeline.files import write_text
-from ccl_jax.pipeline.models import load_trained, open_mesh
 from ccl_jax.pipeline.prepare import Prepared
 from ccl_jax.pipeline.workdir import on_process_zero, say
-from ccl_jax.records import Document, Prediction, Span, prediction_to_json, write_jsonl
+from ccl_jax.records import Document, Prediction, prediction_to_json, write_jsonl
 
 MODEL_ROW = 'model'
 SYNTHETIC_BANNER = 'These notes are synthetic: no patient stands behind them.'
@@ -33,44 +35,47 @@ SYNTHETIC_BANNER = 'These notes are synthetic: no patient stands behind them.'
 def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
     """Evaluates the newest checkpoint on `eval.split` and returns what to print.
 
-    Writes `predictions.jsonl`, `metrics.json` and `audit.html` in `<workdir>/eval/<split>`.
+    Writes `predictions.jsonl`, `metrics.json`, `figures/` and `audit.html` in `<workdir>/eval/<split>`.
 
     Raises:
         UserError: there is no checkpoint, or the split is unknown or empty.
     """
     settings = config.eval
-    gold = [_as_reference(document) for document in prepared.documents(settings.split)]
-    gold = gold[: settings.max_documents] if settings.max_documents else gold
-    if not gold:
-        raise UserError(f'the split "{settings.split}" has no documents; set eval.split to another')
-    mesh = open_mesh(config.mesh)
-    step, decoder, tokenizer = load_trained(config, workdir, mesh)
-    say(f'decoding {len(gold)} documents of {settings.split} with the checkpoint of step {step} ...')
-    predictions, decoding = predict_documents(
-        decoder,
-        tokenizer,
-        gold,
-        buckets=config.training.plan.prompt_lengths,
-        max_new_tokens=settings.max_new_tokens,
-        batch_rows=settings.batch_rows,
-    )
+    gold = evaluated_documents(prepared, settings.split, settings.max_documents)
+    coder = coder_of_run(workdir, config)
+    say(f'decoding {len(gold)} documents of {settings.split} with the checkpoint of step {coder.step} ...')
+    predictions, decoding = coder.predict(gold)
     say(decoding.sentence())
     directory = workdir / 'eval' / settings.split
     lines: list[str] = []
 
     def write() -> None:
-        lines.append(_score(config, prepared, gold, predictions, directory, {'step': step, **decoding.to_json()}))
+        lines.append(_score(config, prepared, gold, predictions, directory, {'step': coder.step, **decoding.to_json()}))
 
     on_process_zero(write, directory / 'metrics.json')
     return '\n'.join(lines)
 
 
-def _as_reference(document: Document) -> Document:
-    """Returns the document without silver evidence: what no person annotated is no reference to score against."""
-    annotations = tuple(
-        dataclasses.replace(a, evidence=tuple(e for e in a.evidence if not e.origin)) for a in document.annotations
-    )
-    return dataclasses.replace(document, annotations=annotations)
+def evaluated_documents(prepared: Prepared, split: str, most: int) -> list[Document]:
+    """Returns the first `most` (0: all) documents of a split, without silver evidence: what no person annotated
+    is no reference to score against.
+
+    Raises:
+        UserError: the split is unknown or empty.
+    """
+    documents = [
+        dataclasses.replace(
+            document,
+            annotations=tuple(
+                dataclasses.replace(a, evidence=tuple(e for e in a.evidence if not e.origin))
+                for a in document.annotations
+            ),
+        )
+        for document in prepared.documents(split)
+    ]
+    if not documents:
+        raise UserError(f'the split "{split}" has no documents; set eval.split to another')
+    return documents[:most] if most else documents
 
 
 def _score(
@@ -81,13 +86,18 @@ def _score(
     directory: Path,
     decoding: dict[str, Any],
 ) -> str:
+    """Writes all of an evaluation's files; returns what to print."""
+    began = time.perf_counter()
     release = open_release(config.release)
     training, spans = prepared.documents('train'), prepared.spans()
-    held_out = {(ICD10CM, code) for code in prepared.held_out}
-    strata = Strata.from_training(training, spans, held_out)
+    strata = Strata.from_training(training, spans, {(ICD10CM, code) for code in prepared.held_out})
     familiarity = Familiarity(span.text for span in spans)
+    # Codes that annotators used count as valid although the release may have retired them.
     valid = ValidCodes(release, strata.document_codes | document_codes(gold))
-    systems = {MODEL_ROW: predictions} | _baselines(training, spans, gold)
+    draws = {'seed': config.seed, 'samples': config.eval.bootstrap_samples}
+    systems = {MODEL_ROW: predictions} | predict_baselines(
+        config.eval.baselines, training, spans, gold, release=release, held_out=prepared.held_out, seed=config.seed
+    )
     results = {
         name: evaluate(
             gold,
@@ -96,33 +106,37 @@ def _score(
             valid_codes=valid,
             label_space=strata.document_codes,
             familiarity=familiarity,
-            seed=config.seed,
-            samples=config.eval.bootstrap_samples,
+            **draws,
         )
         for name, answers in systems.items()
     }
     statistics = {name: code_statistics(gold, answers, valid_codes=valid) for name, answers in systems.items()}
     differences = {
-        name: paired_bootstrap(
-            statistics[MODEL_ROW], statistics[name], seed=config.seed, samples=config.eval.bootstrap_samples
-        )['micro_f1']
+        name: paired_bootstrap(statistics[MODEL_ROW], statistics[name], **draws)['micro_f1']
         for name in systems
         if name != MODEL_ROW
     }
     sentence = verdict(results, MODEL_ROW, differences)
+
+    def title_of(code: str) -> str | None:
+        return release.title(code) if code in release else None
+
     write_jsonl(directory / 'predictions.jsonl', map(prediction_to_json, predictions))
+    plots = evaluation_plots(
+        gold, systems, model=MODEL_ROW, strata=strata, training=training, title_of=title_of, **draws
+    )
+    _write_plots(plots, directory / 'figures')
+    known = strata.document_codes
     answers_of = {prediction.doc_id: prediction for prediction in predictions}
     page = audit_page(
         gold,
         predictions,
         title=f'{config.sources.name}, {config.eval.split}',
-        title_of=lambda code: release.title(code) if code in release else None,
-        flags={
-            document.doc_id: flags_of(document, answers_of[document.doc_id], release, known_codes=strata.document_codes)
-            for document in gold
-        },
+        title_of=title_of,
+        flags={d.doc_id: flags_of(d, answers_of[d.doc_id], release, known_codes=known) for d in gold},
         strata=strata,
         banner=SYNTHETIC_BANNER if prepared.synthetic else None,
+        figures=[(plot.title, plot.image, plot.alt) for plot in plots.values()],
     )
     write_audit_page(directory / 'audit.html', page)
     metrics = {
@@ -137,6 +151,7 @@ def _score(
     }
     # Last: its presence says that the evaluation is whole.
     write_text(directory / 'metrics.json', json.dumps(metrics, indent=2) + '\n')
+    say(f'scored {len(systems)} systems in {time.perf_counter() - began:.0f} s')
     title = f'{config.sources.name}, {config.eval.split}, {len(gold)} documents'
     return '\n'.join(
         [
@@ -146,13 +161,12 @@ def _score(
             '',
             sentence,
             '',
-            *(str(directory / name) for name in ('metrics.json', 'predictions.jsonl', 'audit.html')),
+            *(str(directory / name) for name in ('metrics.json', 'predictions.jsonl', 'audit.html', 'figures')),
         ]
     )
 
 
-def _baselines(training: list[Document], spans: list[Span], gold: list[Document]) -> dict[str, list[Prediction]]:
-    systems: dict[str, Lookup | Majority] = {'majority': fit_majority(training)}
-    if spans or any(annotation.evidence for document in training for annotation in document.annotations):
-        systems = {'lookup': fit_lookup(training, spans), **systems}
-    return {name: [system.predict(document) for document in gold] for name, system in systems.items()}
+def _write_plots(plots: Mapping[str, Plot], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, plot in plots.items():
+        (directory / name).write_bytes(plot.image)

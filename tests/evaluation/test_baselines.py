@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccl_jax.errors import UserError
-from ccl_jax.evaluation.baselines import fit_lookup, fit_majority
+from ccl_jax.evaluation.baselines import fit_lookup, fit_majority, release_terms
 from ccl_jax.evaluation.grounding import folded_words
 from ccl_jax.evaluation.metrics import code_metrics
 from ccl_jax.icd.codes import normalize_code
+from ccl_jax.icd.release import Release
 from ccl_jax.records import Annotation, Document, Evidence, Span, slice_evidence
 
 CODIESP = Path(__file__).parents[3] / 'shared' / 'data' / 'codiesp'
@@ -66,6 +67,29 @@ def test_tau_filters_strings_that_are_seldom_annotated():
     spans = [span('ache', 'R52'), span('again', 'Z99')]
     assert found(fit_lookup(documents, spans, tau=1), 'ache again') == [('R52', ['ache'])]
     assert found(fit_lookup(documents, spans, tau=0), 'ache again') == [('R52', ['ache']), ('Z99', ['again'])]
+
+
+def test_a_code_without_evidence_supports_its_words_anywhere_in_its_document():
+    coded = Document('a', 'gout. gout', (Annotation('M10.9'),))
+    spans = [span('gout', 'M10.9'), span('x', 'Z99')]
+    # Two of three occurrences stand in a document of the code; with evidence elsewhere they would not count.
+    assert found(fit_lookup([coded, document('gout', name='b')], spans, tau=0.6), 'gout') == [('M10.9', ['gout'])]
+    assert found(fit_lookup([coded, document('gout', name='b')], spans, tau=0.7), 'gout') == []
+    elsewhere = document('gout. podagra', [('podagra', 'M10.9')], 'a')
+    assert found(fit_lookup([elsewhere], spans, tau=0.2), 'gout') == []
+
+
+def test_terms_of_the_release_are_looked_up_but_not_those_held_out():
+    release = Release.embedded()
+    text = 'Essential hypertension, type 2 diabetes mellitus without complications, nocturia.'
+    spans = list(release_terms(release, (), {'R35.1'}))
+    assert all(span.code != 'R35.1' for span in spans)
+    codes = {code for code, _ in found(fit_lookup([], spans), text)}
+    assert {'I10', 'E11.9'} <= codes
+    assert 'R35.1' not in codes
+    # The header I50 is no billable code; it comes where training documents carry it.
+    assert 'I50' not in {span.code for span in spans}
+    assert 'I50' in {span.code for span in release_terms(release, ['I50'], ())}
 
 
 def test_a_filtered_term_does_not_hide_a_shorter_one():
