@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from ccl_jax.data.tokenization import encode_prompt, end_of_turn_id
 from ccl_jax.data.truncation import longest_beginning
 from ccl_jax.decoding.generate import Generation, generate
+from ccl_jax.model.counts import generation_flops
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.records import Document, Prediction
 from ccl_jax.tasks.parser import Answer, parse_answer, prediction_from_answer
@@ -27,6 +28,7 @@ class DecodingReport:
         malformed_lines: lines of answers that are neither headings nor items.
         unlinked_quotes: quotes of `blocks` answers that belong to no code.
         prompt_tokens, new_tokens: fed in and written.
+        flops: of the decoding, see `generation_flops`.
     """
 
     documents: int = 0
@@ -36,6 +38,7 @@ class DecodingReport:
     unlinked_quotes: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
+    flops: float = 0.0
 
     def sentence(self) -> str:
         """What a reader of the results should know, without clinical text."""
@@ -76,16 +79,19 @@ def predict_documents(
         batch_rows=batch_rows,
         buckets=tuple(buckets),
     )
-    predictions = []
+    predictions, flops = [], 0.0
     for document, prompt, generation in zip(documents, prompts, generations, strict=True):
         answer, scores = _read(tokenizer, generation)
         counts['prompt_tokens'] += len(prompt)
         counts['new_tokens'] += len(generation.tokens)
+        flops += generation_flops(
+            decoder.architecture, len(prompt), max(0, len(generation.tokens) - (not generation.ended))
+        )
         counts['unfinished'] += not generation.ended
         counts['malformed_lines'] += answer.malformed
         counts['unlinked_quotes'] += len(answer.quotes) if not any(item.quote for item in answer.items) else 0
         predictions.append(prediction_from_answer(document.doc_id, document.text, answer, scores))
-    return predictions, DecodingReport(**counts)
+    return predictions, DecodingReport(**counts, flops=flops)
 
 
 def _fit_prompt(tokenizer: PreTrainedTokenizerBase, text: str, longest: int, counts: Counter[str]) -> list[int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.cost import record_evaluation
 from ccl_jax.pipeline.files import write_text
 from ccl_jax.pipeline.models import load_trained, open_mesh
 from ccl_jax.pipeline.prepare import Prepared
@@ -42,6 +44,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
     mesh = open_mesh(config.mesh)
     step, decoder, tokenizer = load_trained(config, workdir, mesh)
     say(f'decoding {len(gold)} documents of {settings.split} with the checkpoint of step {step} ...')
+    began = time.perf_counter()
     predictions, decoding = predict_documents(
         decoder,
         tokenizer,
@@ -50,6 +53,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
         max_new_tokens=settings.max_new_tokens,
         batch_rows=settings.batch_rows,
     )
+    record_evaluation(workdir, settings.split, decoding, time.perf_counter() - began)
     say(decoding.sentence())
     directory = workdir / 'eval' / settings.split
     lines: list[str] = []
