@@ -105,6 +105,10 @@ class EvalSettings:
         loss_every: steps of the training between measurements of the dev loss; 0 for none.
         loss_split: the split of the source that it is measured on, as the document task.
         loss_documents: the first so many of its documents; 0 for all.
+        score_every: steps of the training between decodings of a split whose code-level metrics go to
+            `scores.jsonl`; 0 for none.
+        score_split: the split of the source that is decoded for them.
+        score_documents: the first so many of its documents; 0 for all.
     """
 
     split: str = 'test'
@@ -121,6 +125,9 @@ class EvalSettings:
     loss_every: int = 0
     loss_split: str = 'dev'
     loss_documents: int = 500
+    score_every: int = 0
+    score_split: str = 'dev'
+    score_documents: int = 0
 
     def __post_init__(self) -> None:
         if self.checkpoint not in (NEWEST, BEST):
@@ -136,6 +143,8 @@ class EvalSettings:
             ('bootstrap_samples', 1),
             ('loss_every', 0),
             ('loss_documents', 0),
+            ('score_every', 0),
+            ('score_documents', 0),
         ):
             if getattr(self, field) < least:
                 raise UserError(f'{field} is {getattr(self, field)}; it must be at least {least}')

@@ -1,5 +1,6 @@
 """A model in a Hugging Face folder as `generate(prompts) -> answers`."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,11 +22,15 @@ def load_generate(
     buckets: Sequence[int],
     max_new_tokens: int,
     batch_rows: int,
+    usage: Counter[str] | None = None,
 ) -> Callable[[Sequence[str]], list[str | None]]:
     """Loads the model and returns a function that answers prompts, greedily, in their order.
 
     A prompt longer than the longest bucket, and an answer that runs into
     `max_new_tokens` without an end, give None.
+
+    Args:
+        usage: where `input_tokens` and `output_tokens` are added up.
 
     Raises:
         UserError: the folder is no checkpoint that can be read.
@@ -53,6 +58,8 @@ def load_generate(
             batch_rows=batch_rows,
         )
         for number, generation in zip(fitting, generations, strict=True):
+            if usage is not None:
+                usage.update(input_tokens=len(encoded[number]), output_tokens=len(generation.tokens))
             if generation.ended:
                 texts[number] = str(tokenizer.decode(list(generation.tokens), skip_special_tokens=True))
         return texts

@@ -16,6 +16,7 @@ from ccl_jax.decoding.merging import merge_windows
 from ccl_jax.decoding.recheck import linked, quotes_of, unlinked, with_second_look
 from ccl_jax.decoding.settings import DecodingSettings
 from ccl_jax.errors import UserError
+from ccl_jax.model.counts import generation_flops
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.records import Document, Prediction
 from ccl_jax.tasks.parser import Answer, parse_answer, prediction_from_answer
@@ -39,6 +40,7 @@ class DecodingReport:
         unlinked_quotes: quotes of `blocks` answers that belong to no code.
         rechecked: different quotes that were coded again.
         prompt_tokens, new_tokens: fed in and written.
+        flops: of the decoding, see `generation_flops`.
     """
 
     documents: int = 0
@@ -51,6 +53,7 @@ class DecodingReport:
     rechecked: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
+    flops: float = 0.0
 
     def sentence(self) -> str:
         """What a reader of the results should know, without clinical text."""
@@ -96,6 +99,7 @@ class _Prediction:
         self._decoder, self._tokenizer, self._settings = decoder, tokenizer, settings
         self._end = end_of_turn_id(tokenizer)
         self._counts: Counter[str] = Counter()
+        self._flops = 0.0
         self._constraints = None
         if settings.constrain:
             self._constraints = AnswerConstraints(
@@ -105,6 +109,7 @@ class _Prediction:
                 codes=tuple(codes) if 'codes' in settings.constrain else None,
                 evidence='evidence' in settings.constrain,
                 format='format' in settings.constrain,
+                max_new_tokens=settings.max_new_tokens,
             )
 
     def of(self, documents: Sequence[Document]) -> tuple[list[Prediction], DecodingReport]:
@@ -135,7 +140,7 @@ class _Prediction:
             merge_windows(document.doc_id, of_document)
             for document, of_document in zip(documents, answers_of, strict=True)
         ]
-        return predictions, DecodingReport(documents=len(documents), **self._counts)
+        return predictions, DecodingReport(documents=len(documents), flops=self._flops, **self._counts)
 
     def _windows(self, document: Document) -> list[tuple[int, int]]:
         """Returns (begin, end) of the pieces of the document that are decoded."""
@@ -171,8 +176,12 @@ class _Prediction:
             buckets=self._settings.buckets,
             constraints=constraints,
         )
-        self._counts['prompt_tokens'] += sum(map(len, encoded))
-        self._counts['new_tokens'] += sum(len(generation.tokens) for generation in generations)
+        for prompt, generation in zip(encoded, generations, strict=True):
+            self._counts['prompt_tokens'] += len(prompt)
+            self._counts['new_tokens'] += len(generation.tokens)
+            self._flops += generation_flops(
+                self._decoder.architecture, len(prompt), max(0, len(generation.tokens) - (not generation.ended))
+            )
         return generations
 
     def _code_quotes(self, answers: Sequence[Answer]) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ccl_jax.evaluation.evidence import folded_words
+from ccl_jax.evaluation.grounding import folded_words
 from ccl_jax.evaluation.metrics import Code, Estimate, Statistics, bootstrap, code_key, set_scores
 from ccl_jax.evaluation.strata import STRATA, Strata
 from ccl_jax.records import Document, Prediction

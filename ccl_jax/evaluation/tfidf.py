@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ccl_jax.errors import UserError
-from ccl_jax.evaluation.metrics import Code, code_key
+from ccl_jax.evaluation.pairs import Code, code_key
 from ccl_jax.records import Document, PredictedCode, Prediction
 
 if TYPE_CHECKING:

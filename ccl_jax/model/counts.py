@@ -55,6 +55,35 @@ def flops_per_token(
     return 2 * (of_weights * weights + of_others * (attention + lora_parameters))
 
 
+def text_flops(architecture: Architecture, length: int, lora: LoraSettings | None = None) -> tuple[float, float]:
+    """Returns the FLOPs of training on a text of `length` tokens, forward and backward.
+
+    Args:
+        lora: the adapters that are trained; None (or not enabled) where all weights are.
+    """
+    backward: Literal['full', 'lora'] = 'full'
+    adapters = 0
+    if lora is not None and lora.enabled:
+        backward, adapters = 'lora', lora_parameter_count(architecture, lora.rank, lora.targets)
+    forward = length * flops_per_token(architecture, length, lora_parameters=adapters)
+    both = length * flops_per_token(architecture, length, backward=backward, lora_parameters=adapters)
+    return forward, both - forward
+
+
+def generation_flops(architecture: Architecture, prompt_tokens: int, fed_tokens: int) -> float:
+    """Returns the FLOPs of continuing a prompt with a key/value cache.
+
+    Every token is fed once; only the last one of the prompt and those after it need logits. Adapters count
+    nothing, since they can be added into the weights.
+
+    Args:
+        fed_tokens: tokens of the answer that were fed in, to get the one after: all but the last that was chosen.
+    """
+    tokens = prompt_tokens + fed_tokens
+    needless_logits = 2 * (prompt_tokens - 1) * architecture.hidden_size * architecture.vocab_size
+    return tokens * flops_per_token(architecture, tokens) - needless_logits
+
+
 def mean_keys(length: int, window: int | None = None) -> float:
     """Returns how many keys a query sees, the mean over a text of `length` tokens."""
     seen = length if window is None else min(window, length)

@@ -23,6 +23,7 @@ from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
 from ccl_jax.pipeline.baselines import predict_baselines
 from ccl_jax.pipeline.coding import coder_of_run
+from ccl_jax.pipeline.cost import record_evaluation
 from ccl_jax.pipeline.files import write_text
 from ccl_jax.pipeline.prepare import Prepared
 from ccl_jax.pipeline.workdir import on_process_zero, say
@@ -41,6 +42,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
         UserError: there is no checkpoint, or the split is unknown or empty.
     """
     settings = config.eval
+    began = time.perf_counter()
     gold = evaluated_documents(prepared, settings.split, settings.max_documents)
     coder = coder_of_run(workdir, config)
     say(f'decoding {len(gold)} documents of {settings.split} with the checkpoint of step {coder.step} ...')
@@ -52,6 +54,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
     def write() -> None:
         lines.append(_score(config, prepared, gold, predictions, directory, {'step': coder.step, **decoding.to_json()}))
 
+    record_evaluation(workdir, settings.split, decoding, time.perf_counter() - began)
     on_process_zero(write, directory / 'metrics.json')
     return '\n'.join(lines)
 
@@ -87,7 +90,6 @@ def _score(
     decoding: dict[str, Any],
 ) -> str:
     """Writes all of an evaluation's files; returns what to print."""
-    began = time.perf_counter()
     release = open_release(config.release)
     training, spans = prepared.documents('train'), prepared.spans()
     strata = Strata.from_training(training, spans, {(ICD10CM, code) for code in prepared.held_out})
@@ -151,7 +153,6 @@ def _score(
     }
     # Last: its presence says that the evaluation is whole.
     write_text(directory / 'metrics.json', json.dumps(metrics, indent=2) + '\n')
-    say(f'scored {len(systems)} systems in {time.perf_counter() - began:.0f} s')
     title = f'{config.sources.name}, {config.eval.split}, {len(gold)} documents'
     return '\n'.join(
         [

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def _expand(
     endpoint: Endpoint | None,
 ) -> Expansion:
     settings = config.expansion
+    usage: Counter[str] = Counter()
     own_spans = list(corpus.spans()) if corpus is not None else []
     if settings.spans_file:
         own_spans += read_spans(settings.spans_file, report=SourceReport(settings.spans_file, 'spans'))
@@ -110,9 +112,11 @@ def _expand(
         code_space=corpus.code_space if corpus is not None else None,
         held_out=corpus.held_out if corpus is not None else None,
         evaluation=itertools.chain.from_iterable(evaluation),
-        finder=_finder(config, release, endpoint),
-        generate=_generator(config, endpoint),
+        finder=_finder(config, release, endpoint, usage),
+        generate=_generator(config, endpoint, usage),
     )
+    if usage:
+        expansion.report['model'] = dict(usage)
     if endpoint is not None:
         expansion.report['endpoint'] = endpoint.report()
         if endpoint.stopped:
@@ -133,25 +137,25 @@ def _open_endpoint(config: Config, out: Path | None) -> Endpoint | None:
     return Endpoint(endpoint)
 
 
-def _finder(config: Config, release: Release, endpoint: Endpoint | None) -> Finder | None:
+def _finder(config: Config, release: Release, endpoint: Endpoint | None, usage: Counter[str]) -> Finder | None:
     settings = config.expansion
     if settings.finder == 'terms' or 'silver' not in settings.tiers:
         return None
     if settings.finder == 'endpoint' and endpoint is not None:
         return PromptFinder(lambda prompts: endpoint.generate(prompts, EVIDENCE_SCHEMA), release)
-    return PromptFinder(_own_model(config), release)
+    return PromptFinder(_own_model(config, usage), release)
 
 
-def _generator(config: Config, endpoint: Endpoint | None) -> Generate | None:
+def _generator(config: Config, endpoint: Endpoint | None, usage: Counter[str]) -> Generate | None:
     settings = config.expansion
     if settings.generator == 'rules' or 'synthetic' not in settings.tiers:
         return None
     if settings.generator == 'endpoint' and endpoint is not None:
         return lambda prompts: endpoint.generate(prompts, PHRASES_SCHEMA)
-    return _own_model(config)
+    return _own_model(config, usage)
 
 
-def _own_model(config: Config) -> Generate:
+def _own_model(config: Config, usage: Counter[str]) -> Generate:
     if not config.model.path:
         raise UserError('finder or generator "model" needs a checkpoint; set model.path to a Hugging Face folder')
     # JAX starts only where a model is asked.
@@ -167,6 +171,7 @@ def _own_model(config: Config) -> Generate:
         buckets=config.training.plan.prompt_lengths,
         max_new_tokens=config.expansion.max_new_tokens,
         batch_rows=config.eval.batch_rows,
+        usage=usage,
     )
 
 

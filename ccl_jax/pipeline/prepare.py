@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,13 @@ class Prepared:
     Attributes:
         held_out: codes kept out of training on purpose.
         synthetic: whether the documents are made up.
+        expansion: the report of the expansion.
     """
 
     directory: Path
     held_out: frozenset[str]
     synthetic: bool
+    expansion: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def splits(self) -> list[str]:
@@ -100,7 +102,7 @@ def prepare_corpus(config: Config, workdir: Path) -> Prepared:
     directory = workdir / 'data'
     on_process_zero(lambda: _write_corpus(config, directory), directory / _REPORT)
     report = json.loads((directory / _REPORT).read_text(encoding='utf-8'))
-    return Prepared(directory, frozenset(report['held_out']), report['synthetic'])
+    return Prepared(directory, frozenset(report['held_out']), report['synthetic'], report['spans'])
 
 
 def _write_corpus(config: Config, directory: Path) -> None:

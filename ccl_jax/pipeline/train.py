@@ -1,9 +1,7 @@
 """`train`: prepare what is missing, make the base model if asked, train, resume by itself."""
 
 import dataclasses
-import functools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,12 @@ from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
 from ccl_jax.data.tokenization import load_tokenizer, train_tokenizer
 from ccl_jax.model.architecture import Architecture
-from ccl_jax.model.counts import flops_per_token, lora_parameter_count
-from ccl_jax.model.hf import init_decoder
+from ccl_jax.model.hf import init_decoder, read_architecture
 from ccl_jax.model.lora import split_trained
 from ccl_jax.model.settings import LoraSettings
+from ccl_jax.pipeline.cost import record_dev_loss, record_expansion, record_training
 from ccl_jax.pipeline.models import check_model, initial_model, load_start, model_hash, open_mesh, restore, save_model
+from ccl_jax.pipeline.on_the_way import scoring
 from ccl_jax.pipeline.prepare import Prepared, prepare_corpus, prepare_examples, tokenizer_hash
 from ccl_jax.pipeline.workdir import await_file, claim_workdir, join_processes, on_process_zero, only_run, say
 from ccl_jax.tasks.prompts import document_example, span_example
@@ -30,6 +29,8 @@ from ccl_jax.training.compilation import use_compilation_cache
 from ccl_jax.training.dev_loss import DevSet
 from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding
+from ccl_jax.training.scoring import Scoring
+from ccl_jax.training.step_costs import Cost, StepCosts
 
 
 def train(config: Config, workdir: Path) -> Prepared:
@@ -46,6 +47,7 @@ def train(config: Config, workdir: Path) -> Prepared:
     with only_run(workdir):
         claim_workdir(workdir, config)
         prepared = prepare_corpus(config, workdir)
+        record_expansion(workdir, prepared.expansion)
         if config.base.enabled:
             make_base(config, workdir, prepared, mesh)
         folder = initial_model(config, workdir)
@@ -54,8 +56,17 @@ def train(config: Config, workdir: Path) -> Prepared:
             config.tasks, config.training, config.seed, prepared, tokenizer, workdir / 'data' / 'examples'
         )
         say(_describe('training', store, plan))
-        dev = _dev_set(config, workdir, prepared, tokenizer, plan, mesh)
-        _run_training(config, config.training, config.lora, workdir, folder, tokenizer, store, plan, mesh, dev)
+        costs = StepCosts(store, plan, read_architecture(folder), config.lora)
+        dev, dev_cost = _dev_set(config, workdir, prepared, tokenizer, plan, mesh)
+        scores = scoring(config, prepared, tokenizer, costs)
+        try:
+            _run_training(
+                config, config.training, config.lora, workdir, folder, tokenizer, store, plan, costs, mesh, dev, scores
+            )
+        finally:
+            record_training(workdir, 'training', workdir, costs)
+            if dev_cost is not None:
+                record_dev_loss(workdir, config.eval.loss_split, dev_cost)
     return prepared
 
 
@@ -99,7 +110,13 @@ def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> 
     say(_describe('base model', store, plan))
     tokenizer = load_tokenizer(_base_init(workdir))
     init, all_weights = _base_init(workdir), LoraSettings()
-    _run_training(config, config.base_training, all_weights, workdir / 'base', init, tokenizer, store, plan, mesh)
+    costs = StepCosts(store, plan, read_architecture(init), all_weights)
+    try:
+        _run_training(
+            config, config.base_training, all_weights, workdir / 'base', init, tokenizer, store, plan, costs, mesh
+        )
+    finally:
+        record_training(workdir, 'base', workdir / 'base', costs)
     decoder = load_start(config, init, mesh, all_weights)
     restore(decoder, config.base_training, workdir / 'base', mesh)
     save_model(decoder, tokenizer, target)
@@ -165,12 +182,13 @@ def _run_training(
     tokenizer: PreTrainedTokenizerBase,
     store: ExampleStore,
     plan: Plan,
+    costs: StepCosts,
     mesh: Mesh,
     dev: DevSet | None = None,
+    scores: Scoring | None = None,
 ) -> None:
     decoder = load_start(config, model_folder, mesh, lora)
     graphdef, trained, frozen = split_trained(decoder)
-    flops = _count_flops(decoder.architecture, lora, store, plan)
     del decoder
     fit(
         graphdef,
@@ -178,7 +196,7 @@ def _run_training(
         frozen=frozen,
         dropout_seed=config.seed if lora.enabled and lora.dropout else None,
         mesh=mesh,
-        run=Run.from_plan(plan, flops=flops, example_ids=lambda step: _example_ids(store, plan, step)),
+        run=Run.from_plan(plan, flops=costs.flops_of, example_ids=lambda step: _example_ids(store, plan, step)),
         batches=lambda start: make_loader(
             store,
             plan,
@@ -204,15 +222,19 @@ def _run_training(
         },
         workdir=workdir,
         dev=dev,
+        scoring=scores,
     )
 
 
 def _dev_set(
     config: Config, workdir: Path, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, plan: Plan, mesh: Mesh
-) -> DevSet | None:
-    """The documents of `eval.loss_split` in rows like those of the training; None where no dev loss is asked for."""
+) -> tuple[DevSet | None, Cost | None]:
+    """The documents of `eval.loss_split` in rows like those of the training, and what one pass over them costs.
+
+    None where no dev loss is asked for.
+    """
     if not config.eval.loss_every:
-        return None
+        return None, None
     tasks = dataclasses.replace(config.tasks, names=('document',))
     settings = dataclasses.replace(
         config.training.plan, buckets=plan.buckets, longest=0, steps=None, epochs=1.0, mix={}, mix_end={}
@@ -229,7 +251,7 @@ def _dev_set(
     )
     say(_describe('dev loss', store, dev_plan))
     loader = config.training.loader
-    return DevSet(
+    dev = DevSet(
         every=config.eval.loss_every,
         shapes=tuple(sorted(dev_plan.shapes)),
         batches=lambda: (
@@ -239,25 +261,8 @@ def _dev_set(
             )
         ),
     )
-
-
-def _count_flops(
-    architecture: Architecture, lora: LoraSettings, store: ExampleStore, plan: Plan
-) -> Callable[[int], float]:
-    """Returns the function of the step that gives the FLOPs that its examples need, each as a text by itself."""
-    adapters = lora_parameter_count(architecture, lora.rank, lora.targets) if lora.enabled else 0
-
-    @functools.cache
-    def of_text(length: int) -> float:
-        if lora.enabled:
-            return length * flops_per_token(architecture, length, backward='lora', lora_parameters=adapters)
-        return length * flops_per_token(architecture, length, backward='full')
-
-    def of_step(step: int) -> float:
-        lengths, counts = np.unique(store.lengths[np.concatenate(plan.rows(step))], return_counts=True)
-        return sum(count * of_text(length) for length, count in zip(lengths.tolist(), counts.tolist(), strict=True))
-
-    return of_step
+    architecture = read_architecture(initial_model(config, workdir))
+    return dev, StepCosts(store, dev_plan, architecture, config.lora).up_to(dev_plan.steps)
 
 
 def _example_ids(store: ExampleStore, plan: Plan, step: int) -> list[str]:

@@ -18,12 +18,14 @@ from ccl_jax.training.checkpoints import Checkpoints
 from ccl_jax.training.compilation import compile_shapes
 from ccl_jax.training.console import say
 from ccl_jax.training.dev_loss import LOSS, DevSet, dev_losses, make_loss_step
+from ccl_jax.training.energy import EnergyMeter
 from ccl_jax.training.goodput import Goodput, sentence
 from ccl_jax.training.interrupt import Interrupt
 from ccl_jax.training.objective import task_coefficients
 from ccl_jax.training.profiling import ProfileWindow
 from ccl_jax.training.recorder import Recorder
 from ccl_jax.training.run import Run
+from ccl_jax.training.scoring import Scoring
 from ccl_jax.training.settings import OptimizerSettings, TrainingSettings
 from ccl_jax.training.step import Batch, TrainState, abstract_state, init_state, make_train_step
 
@@ -44,6 +46,7 @@ def fit(
     frozen: Any = None,
     dropout_seed: int | None = None,
     dev: DevSet | None = None,
+    scoring: Scoring | None = None,
 ) -> TrainState:
     """Trains to the end of the run and returns the last state.
 
@@ -59,6 +62,7 @@ def fit(
         frozen: the decoder's other weights, on the mesh already; None for none. They stay as they are.
         dropout_seed: see `make_train_step`.
         dev: what else to measure the loss of; the checkpoints with the lowest are kept too.
+        scoring: what to decode and score on the way.
 
     Raises:
         UserError: a setting does not fit, a checkpoint differs, is damaged or cannot be
@@ -66,7 +70,7 @@ def fit(
         Interrupted: there was a SIGTERM, and the state is saved.
     """
     workdir = Path(workdir)
-    goodput = Goodput(workdir / GOODPUT)
+    goodput = Goodput(workdir / GOODPUT, jax.device_count())
     params, frozen = (nnx.to_pure_dict(x) if isinstance(x, nnx.State) else x for x in (params, frozen or {}))
     _check_rows(run, mesh, settings.accumulation)
     coefficients = task_coefficients(settings.task_weights, run.task_constants)
@@ -103,6 +107,7 @@ def fit(
         upcoming = stack.enter_context(contextlib.closing(_expect_steps(batches(start), start, run.total_steps)))
         goodput.lose(recorder.dropped)
         goodput.spent('start')
+        energy = EnergyMeter()
         checkpoint_wait = 0.0
         for step, batch in upcoming:
             data_wait = goodput.spent('data_wait')
@@ -117,13 +122,21 @@ def fit(
             if dev is not None and (done % dev.every == 0 or last):
                 recorder.drain()
                 goodput.spent('steps')
-                losses = measure(state.params)
+                with energy.paused():
+                    losses = measure(state.params)
                 recorder.evaluated(done, losses, goodput.spent('evaluation'))
+            if scoring is not None and (done % scoring.every == 0 or last):
+                recorder.drain()
+                goodput.spent('steps')
+                with energy.paused():
+                    cost = {**scoring.cost(done), 'device_seconds': goodput.device_seconds}
+                    scores = scoring.measure(nnx.merge(graphdef, state.params, frozen))
+                recorder.scored(done, scores, cost, goodput.spent('scoring'))
             checkpoint_wait = 0.0
             if checkpoints.due(done) or losses or stop or last:
                 # The lines of all steps up to here must be on disk before a resumed run may begin after them.
                 recorder.drain()
-                _write(goodput, done)
+                _write(goodput, done, energy)
                 checkpoints.save(done, _to_save(state), losses)
                 if stop or last:
                     checkpoints.wait()
@@ -132,7 +145,7 @@ def fit(
                 break
             goodput.spent('steps')
         profile.finish(state)
-        say(sentence(_write(goodput, done)))
+        say(sentence(_write(goodput, done, energy)))
     if stop:
         raise Interrupted(f'SIGTERM: saved after step {done} of {run.total_steps}; the same command goes on from there')
     return state
@@ -193,9 +206,10 @@ def _to_save(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _write(goodput: Goodput, done: int) -> dict[str, Any]:
-    """Writes the ledger on process 0 and returns what it says."""
-    report = goodput.report(done)
+def _write(goodput: Goodput, done: int, energy: EnergyMeter) -> dict[str, Any]:
+    """Writes the ledger on process 0 and returns what it says; every process calls it."""
+    joules = energy.joules()
+    report = goodput.report(done, joules, energy.reason)
     if jax.process_index() == 0:
         goodput.write(report)
     return report

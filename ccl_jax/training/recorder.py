@@ -30,11 +30,13 @@ from ccl_jax.training.run import Run
 from ccl_jax.training.settings import TrainingSettings
 from ccl_jax.training.step import Metrics
 
-METRICS, SKIPPED, DEV = 'metrics.jsonl', 'skipped.jsonl', 'dev.jsonl'
+METRICS, SKIPPED, DEV, SCORES = 'metrics.jsonl', 'skipped.jsonl', 'dev.jsonl', 'scores.jsonl'
 
 # Metrics are fetched this many steps late, so that the host prepares the next step while the device works.
 _LAG = 2
 _GIB = 2**30
+# Of the scores, what the progress line shows.
+_SHOWN_SCORES = ('micro_f1', 'macro_f1_active')
 _SCALARS = ('loss', 'learning_rate', 'grad_norm', 'tokens_per_second', 'mfu', 'memory_bytes', 'data_wait')
 
 
@@ -53,9 +55,9 @@ class Recorder:
     """Records the steps of a run from `start` on; a context manager.
 
     In `workdir` it writes `metrics.jsonl`, one line per step; `skipped.jsonl`, the example ids of each
-    step that was skipped; `dev.jsonl`, one line per evaluation; and `tensorboard/`. Lines of steps
-    at or after `start` are dropped first. On processes other than 0 it fetches, which keeps the
-    processes in step, and writes nothing.
+    step that was skipped; `dev.jsonl`, one line per evaluation; `scores.jsonl`, one line per scoring; and
+    `tensorboard/`. Lines of steps at or after `start` are dropped first. On processes other than 0 it
+    fetches, which keeps the processes in step, and writes nothing.
 
     Attributes:
         dropped: the lines of metrics.jsonl that were dropped.
@@ -79,6 +81,7 @@ class Recorder:
             self.dropped = cut_lines(workdir / METRICS, start)
             cut_lines(workdir / SKIPPED, start)
             cut_lines(workdir / DEV, start)
+            cut_lines(workdir / SCORES, start)
             self._lines = self._open.enter_context(open(workdir / METRICS, 'a', encoding='utf-8'))  # noqa: SIM115
             writer = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start or None)
             self._tensorboard = self._open.enter_context(writer)
@@ -116,11 +119,33 @@ class Recorder:
             for name, value in measured.items():
                 if math.isfinite(value):
                     self._tensorboard.add_scalar(f'dev/{name}', value, done - 1)
-            text = f'dev after {done} steps: ' + ', '.join(f'{name} {value:.4f}' for name, value in measured.items())
-            if self._bar is not None:
-                self._bar.write(text, file=sys.stderr)
-            else:
-                say(text)
+            self._say(
+                f'dev after {done} steps: ' + ', '.join(f'{name} {value:.4f}' for name, value in measured.items())
+            )
+
+    def scored(self, done: int, scores: Mapping[str, Any], cost: Mapping[str, float], seconds: float) -> None:
+        """Records the scores after `done` steps; their time belongs to no step.
+
+        Args:
+            scores: `split`, `metrics` and `decoding`, see `Scoring`.
+            cost: of the training up to here: `tokens`, `flops`, `device_seconds`.
+        """
+        self._last_time += seconds
+        if self._writes:
+            decoding = {**scores['decoding'], 'device_seconds': round(seconds * jax.device_count(), 3)}
+            line = {'step': done - 1, **scores, 'cost': dict(cost), 'decoding': decoding}
+            _append(self._workdir / SCORES, line)
+            metrics = {name: value for name, value in scores['metrics'].items() if value is not None}
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(f'{scores["split"]}/{name}', value, done - 1)
+            shown = ', '.join(f'{name} {metrics[name]:.3f}' for name in _SHOWN_SCORES if name in metrics)
+            self._say(f'{scores["split"]} after {done} steps: {shown}')
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            say(text)
 
     def __enter__(self) -> 'Recorder':
         return self
