@@ -35,7 +35,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
         UserError: there is no checkpoint, or the split is unknown or empty.
     """
     settings = config.eval
-    gold = [_as_reference(document) for document in prepared.documents(settings.split)]
+    gold = [as_reference(document) for document in prepared.documents(settings.split)]
     gold = gold[: settings.max_documents] if settings.max_documents else gold
     if not gold:
         raise UserError(f'the split "{settings.split}" has no documents; set eval.split to another')
@@ -61,7 +61,7 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
     return '\n'.join(lines)
 
 
-def _as_reference(document: Document) -> Document:
+def as_reference(document: Document) -> Document:
     """Returns the document without silver evidence: what no person annotated is no reference to score against."""
     annotations = tuple(
         dataclasses.replace(a, evidence=tuple(e for e in a.evidence if not e.origin)) for a in document.annotations
