@@ -227,7 +227,7 @@ def _listed_arms(given: Mapping[str, Mapping[str, Any]], axis: str) -> tuple[Arm
         _check_settings(settings, f'arm {name}')
         x = dict(settings).get(axis)
         if axis and not _is_number(x):
-            raise UserError(f'arm {name} sets {axis}, the axis of the plot, to no number; give it one or leave axis out')
+            raise UserError(f'arm {name} sets the axis {axis} to no number; give it one, or leave axis out')
         arms.append(Arm(name, settings, None if x is None else float(x)))
     return tuple(arms)
 

@@ -16,7 +16,7 @@ _LOGARITHMIC_FROM = 8  # largest number over the smallest
 
 
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], finished: Sequence[Run], path: Path) -> None:
-    """Draws means with their intervals (bars: over seeds; of one seed, over documents) and every run as a dot, as PNG."""
+    """Draws means with the intervals of `Row.metrics`, and every run as a dot, as PNG."""
     results = [read_result(run) for run in finished]
     arms = {arm.name: arm for arm in sweep.arms}
     names = [row.arm for row in rows]

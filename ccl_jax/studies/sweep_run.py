@@ -105,7 +105,7 @@ def _start(run: Run, command: Sequence[str]) -> subprocess.Popen:
         metrics_file(run).unlink(missing_ok=True)
         log = open(run.workdir / LOG, 'a', encoding='utf-8')  # noqa: SIM115
     except OSError as error:
-        raise UserError(f'cannot write {run.workdir}: {error.strerror}; choose a --workdir that can be written') from None
+        raise UserError(f'cannot write {run.workdir}: {error.strerror}; use another --workdir') from None
     with log:
         log.write(f'\n+ ccl-jax train {shlex.join(run.arguments)}\n')
         log.flush()

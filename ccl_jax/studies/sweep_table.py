@@ -162,8 +162,8 @@ def _known_costs(of: Iterable[Result]) -> list[str]:
 
 
 def _over_documents(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[str]) -> dict[str, Estimate]:
-    """Resamples the documents under the difference of the means over seeds; what cannot be computed again is left out."""
-    estimates = {}
+    """The difference of the means over seeds under resampled documents, of what can be computed again."""
+    estimates: dict[str, Estimate] = {}
     for part in dict.fromkeys(_part(name) for name in metrics):
         if part and part not in STRATA:
             continue
@@ -280,7 +280,7 @@ def to_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
     def lines() -> Iterable[dict[str, Any]]:
         for row in rows:
             for name in sweep.metrics:
-                line = {'arm': row.arm, 'seeds': ' '.join(map(str, row.seeds)), 'metric': name}
+                line: dict[str, Any] = {'arm': row.arm, 'seeds': ' '.join(map(str, row.seeds)), 'metric': name}
                 line |= _columns('mean', row.metrics[name])
                 line['interval'] = 't over seeds' if len(row.seeds) > 1 else 'bootstrap over documents'
                 line |= _columns('difference', row.differences.get(name, _UNDEFINED))
@@ -321,5 +321,3 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _number(value: Any) -> Any:
     return f'{value:.6g}' if isinstance(value, float) else value
-
-

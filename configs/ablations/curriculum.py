@@ -18,7 +18,7 @@ VARIANTS = ('demo', 'codiesp')
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/curriculum.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'curriculum.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],
         overrides={'demo': {}, 'codiesp': {'data.steps': 200}}[variant],

@@ -1,4 +1,4 @@
-"""How many annotated documents are needed, with spans and without: the paper's claim is that spans replace most of them.
+"""How many annotated documents are needed, with spans and without: do spans replace most of them?
 
     ccl-jax sweep --config configs/ablations/documents.py:demo --workdir runs/documents
     ccl-jax sweep --config configs/ablations/documents.py:codiesp --workdir runs/documents_codiesp \
@@ -23,7 +23,7 @@ DOCUMENTS = {'demo': (50, 200, 800), 'codiesp': (50, 100, 250, 500)}
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/documents.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'documents.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     mix = {'data.mix.document': 0.6}
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],

@@ -14,8 +14,8 @@ Variants:
     codiesp  the same from a pretrained checkpoint. Hardware: what the checkpoint needs to be trained. Not measured.
 
 D - B is the effect of the spans, B - A that of the evidence, and C shows what spans teach by themselves. At
-equal steps all arms process as many positions, which is the cost of training; the table's cost ratios say how equal they
-came out. The effect of transfer is (D - B) on S1 minus (D - B) on S2.
+equal steps all arms process as many positions; the table's cost ratios say how equal their costs came out. The
+effect of transfer is (D - B) on S1 minus (D - B) on S2.
 """
 
 from ccl_jax.studies.sweep_config import sweep_config
@@ -27,7 +27,7 @@ DOCUMENTS, SPANS, BOTH = ({'document': d, 'span': s} for d, s in ((1.0, 0.0), (0
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/four_arms.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'four_arms.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],
         overrides={'demo': {}, 'codiesp': {'data.steps': 200}}[variant],

@@ -5,8 +5,8 @@
         --config.sources.codiesp.path=DIR --config.model.path=HF_DIR
 
 Variants:
-    demo     ranks 2, 8 and 32 and all weights x 3 seeds of configs/demo.py:small, whose base model knows nearly nothing: it
-             shows the path, not what adapters can do. Hardware: 2 CPU cores; not measured.
+    demo     ranks 2, 8 and 32 and all weights x 3 seeds of configs/demo.py:small, whose base model knows nearly
+             nothing: it shows the path, not what adapters can do. Hardware: 2 CPU cores; not measured.
     codiesp  ranks 4, 16 and 64 and all weights from a pretrained checkpoint. Hardware: what all its weights need to be
              trained. Not measured.
 
@@ -22,7 +22,7 @@ RATES = {'demo': {}, 'codiesp': {'optimizer.learning_rate': 1e-4}}
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/lora_rank.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'lora_rank.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     mix = {'data.mix': {'document': 0.6, 'span': 0.4}}
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],

@@ -21,7 +21,7 @@ SHARES = {'demo': (0.0, 0.25, 0.5, 0.75), 'codiesp': (0.0, 0.2, 0.4, 0.6, 0.8)}
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/mixture.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'mixture.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],
         overrides={'demo': {}, 'codiesp': {'data.steps': 200}}[variant],

@@ -18,7 +18,7 @@ VARIANTS = ('demo', 'codiesp')
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/normalization.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'normalization.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     mix = {'data.mix': {'document': 0.6, 'span': 0.4}}
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],

@@ -9,8 +9,7 @@ Variants:
     codiesp  the same from a pretrained checkpoint. Hardware: what the checkpoint needs to be trained. Not measured.
 
 Evidence in blocks belongs to a code only where there are as many quotes as codes, so evidence scores of blocks
-are lower bounds; compare the scores of codes. Targets in pairs repeat a code for each of its quotes: at equal steps both
-arms process as many positions.
+are lower bounds; compare the scores of codes.
 """
 
 from ccl_jax.studies.sweep_config import sweep_config
@@ -20,7 +19,7 @@ VARIANTS = ('demo', 'codiesp')
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/output_format.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'output_format.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     mix = {'data.mix': {'document': 0.6, 'span': 0.4}}
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],

@@ -32,7 +32,7 @@ MIX = {'data.mix': {'document': 0.6, 'span': 0.4}}
 
 def get_config(variant='demo'):
     if variant not in VARIANTS:
-        raise ValueError(f'configs/ablations/tiers.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+        raise ValueError(f'tiers.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
     return sweep_config(
         {'demo': 'configs/demo.py:small', 'codiesp': 'configs/codiesp.py'}[variant],
         overrides={'demo': {}, 'codiesp': {'sources.codiesp.language': 'en', 'data.steps': 200}}[variant],
