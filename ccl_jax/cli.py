@@ -28,12 +28,13 @@ VERBS = {
     'train': 'prepare what is missing, train (resuming by itself), evaluate',
     'eval': 'decode and score a split with the newest checkpoint, or score a file of predictions',
     'code': 'code one or many notes: files, or standard input',
+    'sweep': 'train an experiment under several settings and seeds, and compare them in one table',
     'export': 'write the newest checkpoint as a Hugging Face folder',
     'score': 'log-probabilities of texts under a Hugging Face folder',
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
     'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], or gpu [attention] [lora] [full]',
 }
-_NEEDS_CONFIG = ('prepare', 'plan', 'train', 'feasibility')
+_NEEDS_CONFIG = ('prepare', 'plan', 'train', 'sweep', 'feasibility')
 _SCORING_FLAGS = ('gold', 'group', 'trim', 'merge_adjacent', 'label_space', 'training', 'spans')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'feasibility', 'bench')
 
@@ -42,7 +43,7 @@ usage: ccl-jax VERB [flags]
 
 {verbs}
 
-  --config FILE[:VARIANT]        experiment file (prepare, plan, train, feasibility)
+  --config FILE[:VARIANT]        experiment file (prepare, plan, train, feasibility); that of a sweep (sweep)
   --config.section.key=VALUE     changes one value of it
   --workdir DIR                  folder of the run
   --output DIR                   folder to write (export)
@@ -64,10 +65,13 @@ usage: ccl-jax VERB [flags]
   --training, --spans FILE       what training saw, for strata and frequency buckets (eval --predictions)
   --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
   --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand, eval)
-  --out DIR                      folder to write (expand)
+  --out DIR                      folder to write (expand, sweep --write)
   --tiers NAME[,NAME...]         gold, document, silver, synthetic, instead of expansion.tiers (expand)
   --finder, --generator NAME     instead of expansion.finder, expansion.generator (expand)
-  --allow_remote                 let text leave this machine for the endpoint (expand, prepare, train)
+  --allow_remote                 let text leave this machine for the endpoint (expand, prepare, train, sweep)
+  --parallel N                   runs at a time (sweep)
+  --gather                       only make the table of the finished runs (sweep)
+  --write NAME                   write files for slurm or jobset into --out instead of running (sweep)
   --sample N                     print N random spans of each tier (expand)
   --codiesp DIR                  also plan CodiEsp v4 (bench plan)
   --scale N                      also plan N simulated examples from disk (bench plan)
@@ -124,10 +128,16 @@ def _run(verb: str, arguments: list[str]) -> int:
     if '--help' in arguments or '-h' in arguments:
         print(_usage())
         return 0
+    overrides: list[str] = []
+    if verb == 'sweep':
+        from ccl_jax.studies.sweep_config import split_overrides
+
+        # --config names the file of the sweep; keys that are not its own are those of the runs' experiment.
+        arguments, overrides = split_overrides(arguments)
     values, positional = _parse(verb, arguments)
     if positional and verb not in ('code', 'icd', 'bench'):
         raise UserError(f'unexpected argument "{positional[0]}"; flags begin with --')
-    return globals()[f'_{verb}'](values, positional)
+    return globals()[f'_{verb}'](values, overrides if verb == 'sweep' else positional)
 
 
 def _icd(values: flags.FlagValues, codes: list[str]) -> int:
@@ -288,6 +298,38 @@ def _code(values: flags.FlagValues, paths: list[str]) -> int:
     return 0
 
 
+def _sweep(values: flags.FlagValues, overrides: list[str]) -> int:
+    from ccl_jax.studies.sweep import gather_results, sweep
+    from ccl_jax.studies.sweep_config import check_sweep, runs_of
+    from ccl_jax.studies.sweep_launch import write_launch_files
+
+    definition, workdir = check_sweep(values.config), Path(values.workdir)
+    if values.allow_remote:
+        overrides = [*overrides, '--allow_remote']
+    runs = runs_of(definition, workdir, _experiment, overrides)
+    if values.write is not None:
+        if not values.out:
+            raise UserError('--out is missing; name the folder to write')
+        print(write_launch_files(values.write, runs, Path(values.out)))
+        return 0
+    if values.gather:
+        print(gather_results(definition, runs, workdir))
+        return 0
+    text, failures = sweep(definition, runs, workdir, values.parallel)
+    print(text)
+    for name, words in failures.items():
+        print(f'ccl-jax: {name} failed, {words}', file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _experiment(arguments: Sequence[str]) -> 'Config':
+    """The config that `ccl-jax train` would run by these arguments."""
+    from ccl_jax.config import check_config
+
+    values, _ = _parse('train', list(arguments))
+    return check_config(_allowing(values, values.config))
+
+
 def _export(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.pipeline.export import export_run
     from ccl_jax.pipeline.workdir import join_processes
@@ -407,6 +449,9 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('finder', None, 'who finds silver evidence', flag_values=values)
     flags.DEFINE_string('generator', None, 'who writes synthetic spans', flag_values=values)
     flags.DEFINE_bool('allow_remote', False, 'let text leave this machine', flag_values=values)
+    flags.DEFINE_integer('parallel', 1, 'runs at a time', flag_values=values)
+    flags.DEFINE_bool('gather', False, 'only make the table', flag_values=values)
+    flags.DEFINE_string('write', None, 'files of which cluster to write', flag_values=values)
     flags.DEFINE_integer('sample', 0, 'spans of each tier to print', flag_values=values)
     flags.DEFINE_string('codiesp', None, 'folder of CodiEsp v4', flag_values=values)
     flags.DEFINE_integer('scale', 0, 'simulated examples to plan', flag_values=values)
@@ -416,7 +461,8 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_string('buckets', 'longest', 'which buckets to compile', flag_values=values)
     flags.DEFINE_string('weak_scaling', None, 'numbers of chips to compare', flag_values=values)
     flags.DEFINE_float('epoch_tokens', 1e9, 'tokens of an epoch', flag_values=values)
-    _check_overrides(arguments)
+    if verb != 'sweep':
+        _check_overrides(arguments)
     # Values of config keys are looked for in sys.argv by ml_collections.
     sys.argv = ['ccl-jax', *arguments]
     try:

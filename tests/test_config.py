@@ -33,7 +33,7 @@ def _tree(**changes):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_config_passes_the_check(path):
     get_config = _load(path)
-    variants = {'demo': ['', 'ci'], 'codiesp': ['', 'tiny'], 'jsonl': ['', 'tiny']}.get(path.stem, [''])
+    variants = {'demo': ['', 'ci', 'small'], 'codiesp': ['', 'tiny'], 'jsonl': ['', 'tiny']}.get(path.stem, [''])
     for variant in variants:
         tree = get_config(*filter(None, [variant]))
         if not tree.model.path:

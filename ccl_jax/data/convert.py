@@ -154,7 +154,8 @@ class Converter:
             yield example
 
     def _encode(self, document: Document) -> TokenizedExample:
-        task = document_example(document, self.settings.output_format, self.settings.unevidenced)
+        settings = self.settings
+        task = document_example(document, settings.output_format, settings.unevidenced, settings.evidence)
         return encode_example(self.tokenizer, task)
 
     def _fits(self, document: Document) -> bool:
@@ -194,7 +195,9 @@ class Converter:
         self, group: Sequence[Span], shape: str, context: str, counts: Counter[str]
     ) -> Iterator[TokenizedExample]:
         """Yields the group's example; where it does not fit: without context, then halved, then not at all."""
-        example = encode_example(self.tokenizer, span_example(group, shape, self.settings.output_format, context))
+        settings = self.settings
+        task = span_example(group, shape, settings.output_format, context, settings.evidence)
+        example = encode_example(self.tokenizer, task)
         if len(example.tokens) <= self.longest:
             yield example
         elif context:

@@ -60,25 +60,23 @@ def evaluate_run(config: Config, workdir: Path, prepared: Prepared) -> str:
 
 
 def evaluated_documents(prepared: Prepared, split: str, most: int) -> list[Document]:
-    """Returns the first `most` (0: all) documents of a split, without silver evidence: what no person annotated
-    is no reference to score against.
+    """Returns the first `most` (0: all) documents of a split as references to score against.
 
     Raises:
         UserError: the split is unknown or empty.
     """
-    documents = [
-        dataclasses.replace(
-            document,
-            annotations=tuple(
-                dataclasses.replace(a, evidence=tuple(e for e in a.evidence if not e.origin))
-                for a in document.annotations
-            ),
-        )
-        for document in prepared.documents(split)
-    ]
+    documents = [as_reference(document) for document in prepared.documents(split)]
     if not documents:
         raise UserError(f'the split "{split}" has no documents; set eval.split to another')
     return documents[:most] if most else documents
+
+
+def as_reference(document: Document) -> Document:
+    """Returns the document without silver evidence: what no person annotated is no reference to score against."""
+    annotations = tuple(
+        dataclasses.replace(a, evidence=tuple(e for e in a.evidence if not e.origin)) for a in document.annotations
+    )
+    return dataclasses.replace(document, annotations=annotations)
 
 
 def _score(

@@ -142,6 +142,7 @@ def _init_base(config: Config, workdir: Path, prepared: Prepared) -> None:
         if (_base_init(workdir) / 'config.json').exists():
             return
         documents, spans = prepared.documents('train'), prepared.spans()
+        # With evidence whatever tasks.evidence says: with and without it, the base model is the same.
         texts = [text for _, text in prepared.texts()]
         for document in documents:
             example = document_example(document, config.tasks.output_format, config.tasks.unevidenced)

@@ -54,12 +54,14 @@ def only_run(workdir: Path) -> Iterator[None]:
     """
     path = workdir / LOCK_FILE
     with contextlib.ExitStack() as stack:
-        on_process_zero(lambda: stack.enter_context(_locked(path)), path)
+        on_process_zero(lambda: stack.enter_context(locked(workdir)), path)
         yield
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
+    """Like `only_run`, for this process alone, and without waking its devices."""
+    path = workdir / LOCK_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
@@ -96,18 +98,25 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     path = workdir / CONFIG_FILE
 
     def claim() -> None:
-        if path.exists():
-            differences = list(_differences(_read(path), config.tree))
-            if differences and not any((workdir / name).exists() for name in _TRAINED):
-                shutil.rmtree(workdir / 'data', ignore_errors=True)
-            elif differences:
-                shown = '; '.join(differences[:5]) + ('; ...' if len(differences) > 5 else '')
-                raise UserError(
-                    f'{workdir} holds a run of another config ({shown}); use its config or another --workdir'
-                )
+        if check_workdir(workdir, config):
+            shutil.rmtree(workdir / 'data', ignore_errors=True)
         write_text(path, json.dumps(config.tree, indent=2) + '\n')
 
     on_process_zero(claim, path)
+
+
+def check_workdir(workdir: Path, config: Config) -> list[str]:
+    """Returns in what the workdir's config differs; an empty list where it does not, or there is none.
+
+    Raises:
+        UserError: it differs, and there are weights of it.
+    """
+    path = workdir / CONFIG_FILE
+    differences = list(_differences(_read(path), config.tree)) if path.exists() else []
+    if differences and any((workdir / name).exists() for name in _TRAINED):
+        shown = '; '.join(differences[:5]) + ('; ...' if len(differences) > 5 else '')
+        raise UserError(f'{workdir} holds a run of another config ({shown}); use its config or another --workdir')
+    return differences
 
 
 def workdir_config(workdir: Path) -> Config:

@@ -10,6 +10,7 @@ from ccl_jax.icd.release import Release
 from ccl_jax.records import Document, Span
 from ccl_jax.sources import codiesp, jsonl, mdace, mimic, texts
 from ccl_jax.sources.report import RejectionLog, SourceReport
+from ccl_jax.sources.subset import take_training_documents
 from ccl_jax.sources.synthetic_notes import NoteSettings, SyntheticNotes
 
 SPLITS = ('train', 'dev', 'test')
@@ -116,9 +117,16 @@ class JsonlSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SourceSettings:
-    """Which source is read, and how each would be."""
+    """Which source is read, and how each would be.
+
+    Attributes:
+        max_train_documents: training documents at most, chosen by `train_documents_seed`; 0 for all. The
+            choice of a smaller number lies within that of a larger one. See `take_training_documents`.
+    """
 
     name: str = 'synthetic_notes'
+    max_train_documents: int = 0
+    train_documents_seed: int = 0
     synthetic_notes: NoteSettings = dataclasses.field(default_factory=NoteSettings)
     codiesp: CodiEspSettings = dataclasses.field(default_factory=CodiEspSettings)
     mdace: MdaceSettings = dataclasses.field(default_factory=MdaceSettings)
@@ -132,6 +140,8 @@ class SourceSettings:
     def __post_init__(self) -> None:
         if self.name not in SOURCES:
             raise UserError(f'name is "{self.name}"; it must be one of {", ".join(SOURCES)}')
+        if self.max_train_documents < 0:
+            raise UserError(f'max_train_documents is {self.max_train_documents}; it must be at least 0, for all')
         for section in ('mdace', 'mimic_iii', 'mimic_iv'):
             unknown = [system for system in getattr(self, section).systems if system not in SYSTEMS]
             if unknown:
@@ -182,7 +192,16 @@ def open_corpus(settings: SourceSettings, release: Release, log: RejectionLog | 
     source, own = SOURCES[settings.name], getattr(settings, settings.name)
     if source.path and not own.path:
         raise UserError(f'sources.{settings.name}.path is empty; set it to {source.path}')
-    return source.open(own, release, log)
+    corpus = source.open(own, release, log)
+    if not settings.max_train_documents:
+        return corpus
+    report = next(report for report in corpus.reports if report.split in ('train', ''))
+    return dataclasses.replace(
+        corpus,
+        documents=lambda: take_training_documents(
+            corpus.documents(), settings.max_train_documents, settings.train_documents_seed, report
+        ),
+    )
 
 
 def _synthetic(settings: NoteSettings, release: Release, log: RejectionLog | None) -> Corpus:

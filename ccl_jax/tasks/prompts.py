@@ -10,10 +10,13 @@ is not public). In short:
     span, list          ## Evidence / - words ... -> as the document's target, without its evidence block
     span, in_context    an unrelated text, then as `list`
     lm                  nothing               ->  the text itself
+
+Without evidence in the targets (standard fine-tuning, arm A of the experiment) all answers are the
+block of codes alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.records import Annotation, Document, Evidence, Span
@@ -42,7 +45,9 @@ def document_prompt(text: str) -> str:
     return f'{text.rstrip()}\n\n'
 
 
-def document_example(document: Document, output_format: str, unevidenced: str = 'keep') -> TaskExample:
+def document_example(
+    document: Document, output_format: str, unevidenced: str = 'keep', evidence: bool = True
+) -> TaskExample:
     """Returns the document task of `document`.
 
     Args:
@@ -51,21 +56,23 @@ def document_example(document: Document, output_format: str, unevidenced: str = 
             the others (in `pairs` with an empty quote); 'drop': they are left
             out; 'codes_only': they follow as bare codes, in `pairs` too, and a
             document without any evidence has no evidence block.
+        evidence: whether the target quotes it; without, it holds the same codes in the same order.
     """
     quoted, bare = answer_items(document)
     if unevidenced == 'drop':
         bare = []
-    if output_format == 'pairs':
+    codes = dict.fromkeys([item.code for item in quoted] + bare)
+    if not evidence:
+        target = _codes_block(codes)
+    elif output_format == 'pairs':
         lines = [_pair_line(item) for item in quoted]
         lines += [f'- {code}' if unevidenced == 'codes_only' else _pair_line(Item('', code)) for code in bare]
         target = '\n'.join([CODES_HEADING, *lines])
     else:
-        codes = dict.fromkeys([item.code for item in quoted] + bare)
-        blocks = [CODES_HEADING, *(f'- {code}' for code in codes)]
+        target = _codes_block(codes)
         if quoted or unevidenced != 'codes_only':
             quotes = dict.fromkeys(item.quote for item in quoted)
-            blocks = [EVIDENCE_HEADING, *(f'- {quote}' for quote in quotes), '', *blocks]
-        target = '\n'.join(blocks)
+            target = '\n'.join([EVIDENCE_HEADING, *(f'- {quote}' for quote in quotes), '', target])
     return TaskExample(f'document:{document.doc_id}', 'document', document_prompt(document.text), target)
 
 
@@ -118,31 +125,39 @@ def span_prompt(quotes: Sequence[str]) -> str:
     return '\n'.join([EVIDENCE_HEADING, *(f'- {quote}' for quote in quotes)]) + '\n\n'
 
 
-def span_example(spans: Sequence[Span], shape: str, output_format: str, context: str = '') -> TaskExample:
+def span_example(
+    spans: Sequence[Span], shape: str, output_format: str, context: str = '', evidence: bool = True
+) -> TaskExample:
     """Returns the span task of `spans` (exactly one for 'single').
 
     Args:
         shape: one of `SHAPES`.
         output_format: 'blocks' or 'pairs': how the answer to a list is written.
         context: the unrelated text of `in_context`.
+        evidence: as for `document_example`: without, an answer in `pairs` is that in `blocks`.
     """
     quotes = [' '.join(span.text.split()) for span in spans]
     prompt = span_prompt(quotes)
     if shape == 'single':
         (span,) = spans
         return TaskExample(f'span:{span.span_id}', 'span', prompt, f'{CODE_HEADING}\n- {span.code}')
-    if output_format == 'pairs':
+    if output_format == 'pairs' and evidence:
         lines = [_pair_line(Item(quote, span.code)) for quote, span in zip(quotes, spans, strict=True)]
+        target = '\n'.join([CODES_HEADING, *lines])
     else:
-        lines = [f'- {code}' for code in dict.fromkeys(span.code for span in spans)]
+        target = _codes_block(dict.fromkeys(span.code for span in spans))
     if shape == 'in_context':
         prompt = document_prompt(context) + prompt
     example_id = f'span:{shape}:' + '+'.join(span.span_id for span in spans)
-    return TaskExample(example_id, 'span', prompt, '\n'.join([CODES_HEADING, *lines]))
+    return TaskExample(example_id, 'span', prompt, target)
 
 
 def lm_example(text_id: str, text: str) -> TaskExample:
     return TaskExample(f'lm:{text_id}', 'lm', '', text)
+
+
+def _codes_block(codes: Iterable[str]) -> str:
+    return '\n'.join([CODES_HEADING, *(f'- {code}' for code in codes)])
 
 
 def _pair_line(item: Item) -> str:

@@ -17,6 +17,7 @@ class TaskSettings:
     Attributes:
         names: the tasks trained, of `TASKS`.
         output_format: 'blocks' or 'pairs'.
+        evidence: whether answers quote evidence; without, they hold the codes alone (standard fine-tuning).
         unevidenced: what becomes of codes without evidence, see `document_example`.
         span_shapes: shape -> share of the span examples.
         spans_per_list: (least, most) spans of a `list` or `in_context` example.
@@ -33,6 +34,7 @@ class TaskSettings:
 
     names: tuple[str, ...] = ('document', 'span')
     output_format: str = 'pairs'
+    evidence: bool = True
     unevidenced: str = 'keep'
     span_shapes: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {'single': 1.0, 'list': 0.0, 'in_context': 0.0}

@@ -3,6 +3,7 @@
 import pytest
 
 from ccl_jax.records import Annotation, Document, Evidence, Span
+from ccl_jax.tasks.parser import parse_answer
 from ccl_jax.tasks.prompts import answer_items, document_example, span_example, window
 
 TEXT = 'Known HTN. Type 2 diabetes, later pain in chest. HTN again.\n'
@@ -58,6 +59,16 @@ def test_unevidenced(document, output_format, unevidenced, last):
     assert document_example(document, output_format, unevidenced).target.split('\n')[-1] == last
 
 
+@pytest.mark.parametrize('output_format', ['blocks', 'pairs'])
+def test_without_evidence_in_the_target_the_same_codes_in_the_same_order(document, output_format):
+    with_it = document_example(document, 'blocks', 'keep').target.partition('## ICD Codes')
+    without = document_example(document, output_format, 'keep', evidence=False)
+    assert without.target == '## ICD Codes\n- I10\n- E11.9\n- R07.9\n- Z79.4' == ''.join(with_it[1:])
+    assert without.prompt == document_example(document, output_format).prompt
+    assert document_example(document, output_format, 'drop', evidence=False).target.endswith('- R07.9')
+    assert [item.code for item in parse_answer(without.target).items] == ['I10', 'E11.9', 'R07.9', 'Z79.4']
+
+
 def test_document_without_evidence_has_no_evidence_block_only_under_codes_only():
     bare = Document('d', 'text', (Annotation('I10'),))
     assert document_example(bare, 'blocks', 'codes_only').target == '## ICD Codes\n- I10'
@@ -95,3 +106,6 @@ def test_span_shapes():
     behind = span_example(spans, 'in_context', 'pairs', context='An unrelated note. ')
     assert behind.prompt == 'An unrelated note.\n\n' + listed.prompt
     assert behind.target == listed.target
+    bare = span_example(spans, 'list', 'pairs', evidence=False)
+    assert (bare.prompt, bare.target) == (listed.prompt, '## ICD Codes\n- I10\n- M10.9')
+    assert span_example(spans[:1], 'single', 'pairs', evidence=False) == single

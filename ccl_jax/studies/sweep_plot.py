@@ -1,0 +1,65 @@
+"""The plot of a sweep: a panel per metric, against the arms or against the numbers that they stand for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ccl_jax.evaluation.metrics import Estimate
+from ccl_jax.studies.sweep_config import Arm, Run, Sweep
+from ccl_jax.studies.sweep_table import Row, read_result
+
+_WIDTH, _HEIGHT = 3.2, 3.2  # inches of a panel
+_LOGARITHMIC_FROM = 8  # largest number over the smallest
+
+
+def draw_sweep(sweep: Sweep, rows: Sequence[Row], finished: Sequence[Run], path: Path) -> None:
+    """Draws means with the intervals of `Row.metrics`, and every run as a dot, as PNG."""
+    results = [read_result(run) for run in finished]
+    arms = {arm.name: arm for arm in sweep.arms}
+    names = [row.arm for row in rows]
+    with matplotlib.rc_context({'font.size': 9}):
+        figure = Figure(figsize=(_WIDTH * len(sweep.metrics), _HEIGHT), layout='constrained')
+        panels = figure.subplots(1, len(sweep.metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, sweep.metrics, strict=True):
+            measured = [(r.run.arm, r.metrics[metric].value) for r in results if metric in r.metrics]
+            dots = [(arm, value) for arm, value in measured if value is not None]
+            axes.set_title(metric)
+            axes.grid(alpha=0.3)
+            if sweep.axis:
+                _draw_lines(axes, rows, arms, metric)
+                axes.plot([arms[arm].x for arm, _ in dots], [value for _, value in dots], '.', color='black', alpha=0.4)
+                axes.set_xlabel(sweep.axis)
+            else:
+                estimates = [row.metrics[metric] for row in rows]
+                _draw_points(axes, range(len(rows)), estimates, 'o')
+                axes.plot([names.index(arm) for arm, _ in dots], [v for _, v in dots], '.', color='black', alpha=0.4)
+                axes.set_xticks(range(len(rows)), names, rotation=30, ha='right')
+        if any(arm.line for arm in sweep.arms):
+            panels[0].legend()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+
+
+def _draw_lines(axes: Axes, rows: Sequence[Row], arms: dict[str, Arm], metric: str) -> None:
+    xs = [arms[row.arm].x or 0.0 for row in rows]
+    if min(xs) > 0 and max(xs) >= _LOGARITHMIC_FROM * min(xs):
+        axes.set_xscale('log')
+        axes.set_xticks(sorted(set(xs)), [f'{x:g}' for x in sorted(set(xs))])
+        axes.set_xticks([], minor=True)
+    for line in dict.fromkeys(arms[row.arm].line for row in rows):
+        own = sorted(
+            ((x, row.metrics[metric]) for x, row in zip(xs, rows, strict=True) if arms[row.arm].line == line),
+            key=lambda point: point[0],
+        )
+        _draw_points(axes, [x for x, _ in own], [estimate for _, estimate in own], 'o-', line)
+
+
+def _draw_points(axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], form: str, label: str = '') -> None:
+    known = [(x, e.value, e.low, e.high) for x, e in zip(xs, estimates, strict=True) if e.value is not None]
+    values = [value for _, value, _, _ in known]
+    below = [0.0 if low is None else value - low for _, value, low, _ in known]
+    above = [0.0 if high is None else high - value for _, value, _, high in known]
+    axes.errorbar([x for x, *_ in known], values, (below, above), fmt=form, capsize=3, label=label or None)

@@ -1,0 +1,323 @@
+"""What the runs of a sweep give, as one table: CSV, Markdown and a plot.
+
+Intervals are 95 %. Over n >= 2 seeds: Student's t, mean +- t(0.975, n - 1) s / sqrt(n), which is wide for few
+seeds (12.7 s / sqrt(2) of two, 4.3 s / sqrt(3) of three). Of one seed: the bootstrap over documents of `eval`.
+
+The difference to the reference arm is paired by seed: t over the differences of the seeds that both have.
+Beside it, and alone where there is one seed, stands a paired bootstrap over documents, of the means over these
+seeds: seeds tell how much a retrained model varies, documents how much another test set would. It covers the
+metrics of codes and evidence, whole and by stratum. The strata are those of each arm's own training: where arms
+differ in their documents or spans, S1 of one arm is not S1 of the other.
+
+Cost ratios are sums over these seeds, of `total` in the runs' `cost.json`; blank where runs have none.
+"""
+
+import csv
+import dataclasses
+import difflib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ccl_jax.errors import UserError
+from ccl_jax.evaluation.evidence import evidence_statistics
+from ccl_jax.evaluation.metrics import Estimate, Statistics, code_statistics, paired_bootstrap
+from ccl_jax.evaluation.strata import STRATA, Strata
+from ccl_jax.icd.codes import ICD10CM
+from ccl_jax.pipeline.evaluate import as_reference
+from ccl_jax.pipeline.files import write_text
+from ccl_jax.pipeline.prepare import Prepared
+from ccl_jax.sources.jsonl import read_predictions
+from ccl_jax.studies.sweep_config import Run, Sweep
+from ccl_jax.studies.sweep_run import metrics_file
+
+COSTS = ('tokens', 'flops', 'device_seconds')
+_COST_TITLES = {'tokens': 'tokens', 'flops': 'FLOPs', 'device_seconds': 'device seconds'}
+# These need more than the documents to be computed again.
+_NOT_RESAMPLED = ('invalid_code_rate', 'macro_f1_caml')
+_UNDEFINED = Estimate(None, None, None)
+_SAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one finished run says.
+
+    Attributes:
+        metrics: name -> value with its interval over documents.
+        cost: of `COSTS`, those that are known.
+    """
+
+    run: Run
+    metrics: Mapping[str, Estimate]
+    cost: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One arm.
+
+    Attributes:
+        seeds: those that are finished.
+        metrics: name -> mean over the seeds.
+        differences: name -> mean difference to the reference arm, paired by seed; empty for that arm itself.
+        by_documents: name -> the same differences with their interval over documents.
+        costs: mean of a run.
+        cost_ratios: to the reference arm.
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+    by_documents: Mapping[str, Estimate]
+    costs: Mapping[str, float]
+    cost_ratios: Mapping[str, float]
+
+
+def read_result(run: Run) -> Result:
+    """Reads a finished run."""
+    saved = json.loads(metrics_file(run).read_text(encoding='utf-8'))
+    sections = {'': saved} | {f'{name}.': part for name, part in saved['strata'].items()}
+    sections |= {f'{name}.': part for name, part in saved.get('evidence_in_spans', {}).items()}
+    metrics = {
+        f'{prefix}{name}': Estimate(**estimate)
+        for prefix, section in sections.items()
+        for name, estimate in section['metrics'].items()
+    }
+    path = run.workdir / 'cost.json'
+    total = json.loads(path.read_text(encoding='utf-8'))['total'] if path.exists() else {}
+    return Result(run, metrics, {name: float(total[name]) for name in COSTS if total.get(name) is not None})
+
+
+def gather(sweep: Sweep, finished: Sequence[Run]) -> list[Row]:
+    """Returns one row per arm that has a finished run, in the order of the sweep.
+
+    Raises:
+        UserError: no run has a metric of the sweep.
+    """
+    results = [read_result(run) for run in finished]
+    _check_metrics(sweep.metrics, results)
+    by_arm = {arm.name: {r.run.seed: r for r in results if r.run.arm == arm.name} for arm in sweep.arms}
+    reference = by_arm[sweep.reference]
+    return [
+        _row(name, own, reference if name != sweep.reference else None, sweep.metrics)
+        for name, own in by_arm.items()
+        if own
+    ]
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one value per seed with Student's 95 % interval; without one below two values."""
+    if not values:
+        return _UNDEFINED
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Estimate(mean, None, None)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def _row(arm: str, own: Mapping[int, Result], reference: Mapping[int, Result] | None, metrics: Sequence[str]) -> Row:
+    shared = [seed for seed in own if seed in (reference or {})]
+    pairs = [(own[seed], reference[seed]) for seed in shared] if reference else []
+    differences = {}
+    for name in metrics:
+        both = [(_value(a, name), _value(b, name)) for a, b in pairs]
+        differences[name] = over_seeds([a - b for a, b in both if a is not None and b is not None])
+    return Row(
+        arm=arm,
+        seeds=tuple(own),
+        metrics={name: _mean(own.values(), name) for name in metrics},
+        differences=differences if pairs else {},
+        by_documents=_over_documents(pairs, metrics) if pairs else {},
+        costs={name: sum(r.cost[name] for r in own.values()) / len(own) for name in _known_costs(own.values())},
+        cost_ratios={
+            name: sum(a.cost[name] for a, _ in pairs) / total
+            for name in _known_costs(result for pair in pairs for result in pair)
+            if (total := sum(b.cost[name] for _, b in pairs))
+        },
+    )
+
+
+def _mean(results: Iterable[Result], name: str) -> Estimate:
+    estimates = [r.metrics[name] for r in results if _value(r, name) is not None]
+    if len(estimates) == 1:
+        return estimates[0]
+    return over_seeds([estimate.value for estimate in estimates if estimate.value is not None])
+
+
+def _value(result: Result, name: str) -> float | None:
+    return result.metrics.get(name, _UNDEFINED).value
+
+
+def _known_costs(of: Iterable[Result]) -> list[str]:
+    results = list(of)
+    return [name for name in COSTS if results and all(name in result.cost for result in results)]
+
+
+def _over_documents(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[str]) -> dict[str, Estimate]:
+    """The difference of the means over seeds under resampled documents, of what can be computed again."""
+    estimates: dict[str, Estimate] = {}
+    for part in dict.fromkeys(_part(name) for name in metrics):
+        if part and part not in STRATA:
+            continue
+        one, other = (_mean_statistics([_statistics(r.run, part) for r in side]) for side in zip(*pairs, strict=True))
+        found = paired_bootstrap(one, other, seed=0, samples=_SAMPLES)
+        estimates |= {f'{part}.{name}' if part else name: estimate for name, estimate in found.items()}
+    return {name: estimates[name] for name in metrics if name in estimates and _last(name) not in _NOT_RESAMPLED}
+
+
+def _statistics(run: Run, part: str) -> Statistics:
+    """Metrics of a run on the codes of a stratum, or on all for ''."""
+    report = json.loads((run.workdir / 'data' / 'report.json').read_text(encoding='utf-8'))
+    prepared = Prepared(run.workdir / 'data', frozenset(report['held_out']), report['synthetic'])
+    settings = run.config.eval
+    gold = [as_reference(document) for document in prepared.documents(settings.split)]
+    gold = gold[: settings.max_documents] if settings.max_documents else gold
+    predictions = list(read_predictions(run.evaluation / 'predictions.jsonl'))
+    if part:
+        held_out = {(ICD10CM, code) for code in prepared.held_out}
+        strata = Strata.from_training(prepared.documents('train'), prepared.stream_spans(), held_out)
+        gold, predictions = strata.restrict(gold, predictions, part)
+    codes, evidence = code_statistics(gold, predictions, valid_codes=()), evidence_statistics(gold, predictions)
+    return Statistics(
+        codes.unit_ids, lambda w: codes.compute(w) | evidence.compute(w), max(codes.width, evidence.width)
+    )
+
+
+def _mean_statistics(runs: Sequence[Statistics]) -> Statistics:
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = [run.compute(weights) for run in runs]
+        return {name: np.mean([value[name] for value in values], axis=0) for name in values[0]}
+
+    if len({run.unit_ids for run in runs}) > 1:
+        raise UserError('the seeds of an arm were evaluated on different documents; evaluate all on one split')
+    return Statistics(runs[0].unit_ids, compute, max(run.width for run in runs))
+
+
+def _part(name: str) -> str:
+    return name.rpartition('.')[0]
+
+
+def _last(name: str) -> str:
+    return name.rpartition('.')[2]
+
+
+def _check_metrics(metrics: Sequence[str], results: Sequence[Result]) -> None:
+    known = sorted({name for result in results for name in result.metrics})
+    for name in metrics:
+        # A stratum may be empty in these runs; a name that no part has is a mistake.
+        if known and _last(name) not in {_last(k) for k in known}:
+            nearest = difflib.get_close_matches(name, known, 1, 0)[0]
+            raise UserError(f'no run has the metric "{name}" of the sweep; the nearest one is "{nearest}"')
+
+
+def write_tables(sweep: Sweep, rows: Sequence[Row], finished: Sequence[Run], total: int, folder: Path) -> str:
+    """Writes `table.csv`, `table.md` and `runs.csv` into the folder; returns the Markdown."""
+    markdown = to_markdown(sweep, rows, total)
+    write_text(folder / 'table.csv', to_csv(sweep, rows))
+    write_text(folder / 'table.md', markdown)
+    write_text(folder / 'runs.csv', runs_to_csv(sweep, finished))
+    return markdown
+
+
+def to_markdown(sweep: Sweep, rows: Sequence[Row], total: int) -> str:
+    """The table for people; `total` is the number of runs of the sweep."""
+    costs = [name for name in COSTS if any(name in row.cost_ratios for row in rows)]
+    header = ['arm', 'seeds']
+    for name in sweep.metrics:
+        header += [name, 'difference']
+    header += [f'x {_COST_TITLES[name]}' for name in costs]
+    lines = [header, ['---'] * len(header)]
+    for row in rows:
+        cells = [row.arm, str(len(row.seeds))]
+        for name in sweep.metrics:
+            over_documents = row.metrics[name] if len(row.seeds) == 1 else None
+            cells += [_cell(row.metrics[name], over_documents, '.3f')]
+            cells += [_cell(row.differences.get(name), row.by_documents.get(name), '+.3f')]
+        is_reference = row.arm == sweep.reference
+        cells += [_ratio(1.0 if is_reference else row.cost_ratios.get(name)) for name in costs]
+        lines.append(cells)
+    table = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+    finished = sum(len(row.seeds) for row in rows)
+    return f'{table}\n\n{_caption(sweep, finished, total)}\n'
+
+
+def _caption(sweep: Sweep, finished: int, total: int) -> str:
+    state = f'{finished} runs' if finished == total else f'{finished} of {total} runs, the others are not finished'
+    return (
+        f'{sweep.experiment}, {state}. Means over seeds, and the difference to {sweep.reference} paired by seed, with '
+        "95 % intervals: in brackets Student's t over seeds, in parentheses the (paired) bootstrap over documents. "
+        f'x: cost of a run relative to {sweep.reference}.'
+    )
+
+
+def _cell(over_seeds: Estimate | None, over_documents: Estimate | None, form: str) -> str:
+    """A value with its interval over seeds in brackets and that over documents in parentheses; '' for none."""
+    if over_seeds is None or over_seeds.value is None:
+        return '' if over_seeds is None else '-'
+    text = f'{over_seeds.value:{form}}'
+    if over_seeds.low is not None and over_seeds is not over_documents:
+        text += f' [{over_seeds.low:{form}}, {over_seeds.high:{form}}]'
+    if over_documents is not None and over_documents.low is not None:
+        text += f' ({over_documents.low:{form}}, {over_documents.high:{form}})'
+    return text
+
+
+def _ratio(value: float | None) -> str:
+    return '' if value is None else f'{value:.2f}'
+
+
+def to_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """The table for programs: one line per arm and metric, costs repeated in each."""
+
+    def lines() -> Iterable[dict[str, Any]]:
+        for row in rows:
+            for name in sweep.metrics:
+                line: dict[str, Any] = {'arm': row.arm, 'seeds': ' '.join(map(str, row.seeds)), 'metric': name}
+                line |= _columns('mean', row.metrics[name])
+                line['interval'] = 't over seeds' if len(row.seeds) > 1 else 'bootstrap over documents'
+                line |= _columns('difference', row.differences.get(name, _UNDEFINED))
+                documents = row.by_documents.get(name, _UNDEFINED)
+                line |= {'difference_documents_low': documents.low, 'difference_documents_high': documents.high}
+                line |= {f'cost_{cost}': row.costs.get(cost) for cost in COSTS}
+                line |= {f'cost_ratio_{cost}': row.cost_ratios.get(cost) for cost in COSTS}
+                yield line
+
+    return _csv(lines())
+
+
+def runs_to_csv(sweep: Sweep, finished: Sequence[Run]) -> str:
+    """One line per finished run: its metrics with their intervals over documents, and its cost."""
+
+    def lines() -> Iterable[dict[str, Any]]:
+        for result in map(read_result, finished):
+            line: dict[str, Any] = {'arm': result.run.arm, 'seed': result.run.seed}
+            for name in sweep.metrics:
+                line |= _columns(name, result.metrics.get(name, _UNDEFINED))
+            yield line | {f'cost_{cost}': result.cost.get(cost) for cost in COSTS}
+
+    return _csv(lines())
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
+    return {name: estimate.value, f'{name}_low': estimate.low, f'{name}_high': estimate.high}
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    lines = list(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({name: _number(value) for name, value in line.items()} for line in lines)
+    return file.getvalue()
+
+
+def _number(value: Any) -> Any:
+    return f'{value:.6g}' if isinstance(value, float) else value
