@@ -276,7 +276,14 @@ def _eval_predictions(values: flags.FlagValues) -> int:
 
 
 def _code(values: flags.FlagValues, paths: list[str]) -> int:
-    from ccl_jax.pipeline.code import code_notes, codes_to_json, format_codes, read_notes, write_page
+    from ccl_jax.pipeline.code import (
+        SYNTHETIC_MODEL,
+        code_notes,
+        codes_to_json,
+        format_codes,
+        read_notes,
+        write_page,
+    )
     from ccl_jax.pipeline.coding import coder_of_folder, coder_of_run
 
     if (values.workdir is None) == (values.model is None):
@@ -285,9 +292,11 @@ def _code(values: flags.FlagValues, paths: list[str]) -> int:
     coder = coder_of_run(Path(values.workdir)) if values.workdir else coder_of_folder(Path(values.model))
     coder = coder.changed(constrain=values.constrain, recheck=values.recheck, label_space=values.label_space)
     if coder.synthetic:
-        print('This model was trained on synthetic notes alone; it is not for clinical use.', file=sys.stderr)
+        print(SYNTHETIC_MODEL, file=sys.stderr)
     predictions = code_notes(coder, notes)
-    coded = [codes_to_json(prediction, coder.release) for prediction in predictions]
+    coded = [
+        codes_to_json(note, prediction, coder.release) for note, prediction in zip(notes, predictions, strict=True)
+    ]
     if values.html is not None:
         write_page(Path(values.html), notes, predictions, coder)
     if values.json:

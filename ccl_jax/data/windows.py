@@ -17,7 +17,7 @@ _SENTENCE_END = re.compile(
 )
 _WORD = re.compile(r'\S+')
 # What is no word, such as a line of base64, may be cut as well.
-_PIECE_OF_WORD = re.compile(r'\S{1,64}')
+_PIECE_OF_WORD = re.compile(r'\S{1,32}')
 
 
 def cut_into_windows(
@@ -59,7 +59,7 @@ def cut_into_windows(
 def text_windows(text: str, fits: Callable[[str], bool], overlap: int) -> list[tuple[int, int]] | None:
     """Cuts a text into windows that fit, as `cut_into_windows` does, to its end.
 
-    Runs of more than 64 characters without white space may be cut as well.
+    Runs of more than 32 characters without white space may be cut as well.
 
     Args:
         fits: whether a text fits; once one does not, no longer one does.

@@ -9,8 +9,7 @@ Without constraints the device writes many tokens before the host looks. With co
 time, and the host works out what is allowed next while the device already computes the logits.
 """
 
-import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import jax
@@ -26,10 +25,8 @@ from ccl_jax.model.decoder import Decoder
 
 __all__ = ['Generation', 'TokenConstraint', 'generate']
 
-# Tokens that are written before the host looks at ended rows, smaller caches and its log.
+# Tokens that are written before the host looks at ended rows, smaller caches.
 _STEPS = 64
-
-_log = logging.getLogger(__name__)
 
 
 class TokenConstraint(Protocol):
@@ -56,6 +53,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
     """Continues each prompt; results in the order of `prompts`, whatever is decoded beside them.
 
@@ -72,6 +70,7 @@ def generate(
         temperature: 0 takes the likeliest token; others draw from the logits divided by it.
         top_p: draws only from the likeliest tokens that together have this probability.
         seed: of the draws. A draw depends on it, the index of the prompt and the place in the answer alone.
+        on_progress: told how many answers have ended, whenever that grows.
 
     Raises:
         UserError: a prompt is empty, is longer than the longest bucket, leaves no position for a new
@@ -100,7 +99,8 @@ def generate(
         engine.write()
         if batch.finished != finished:
             finished = batch.finished
-            _log.info('generated %d of %d', finished, len(prompts))
+            if on_progress is not None:
+                on_progress(finished)
     return batch.generations()
 
 

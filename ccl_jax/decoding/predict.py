@@ -1,6 +1,7 @@
 """From documents to predictions: prompts, generation, parsing, a second look, scores."""
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -21,9 +22,11 @@ from ccl_jax.model.decoder import Decoder
 from ccl_jax.records import Document, Prediction
 from ccl_jax.tasks.parser import Answer, parse_answer, prediction_from_answer
 from ccl_jax.tasks.prompts import document_prompt, span_prompt
+from ccl_jax.training.console import say
 
 # Tokens of an answer of the span task: a heading, and a code of 8 characters in the worst case a token each.
 _SPAN_TOKENS = 32
+_SAY_SECONDS = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,13 @@ class _Prediction:
     ):
         self._decoder, self._tokenizer, self._settings = decoder, tokenizer, settings
         self._end = end_of_turn_id(tokenizer)
+        positions = decoder.architecture.max_position_embeddings
+        self._longest = min(max(settings.buckets), positions - settings.max_new_tokens)
+        if self._longest < 1:
+            raise UserError(
+                f'answers of {settings.max_new_tokens} tokens leave no room for a document in the {positions} '
+                'positions of the model; lower max_new_tokens'
+            )
         self._counts: Counter[str] = Counter()
         self._flops = 0.0
         self._constraints = None
@@ -144,7 +154,7 @@ class _Prediction:
 
     def _windows(self, document: Document) -> list[tuple[int, int]]:
         """Returns (begin, end) of the pieces of the document that are decoded."""
-        text, longest = document.text, max(self._settings.buckets)
+        text, longest = document.text, self._longest
 
         def fits(piece: str) -> bool:
             return len(encode_prompt(self._tokenizer, document_prompt(piece))) <= longest
@@ -175,6 +185,7 @@ class _Prediction:
             batch_rows=min(self._settings.batch_rows, max(1, len(encoded))),
             buckets=self._settings.buckets,
             constraints=constraints,
+            on_progress=_Progress(len(encoded)),
         )
         for prompt, generation in zip(encoded, generations, strict=True):
             self._counts['prompt_tokens'] += len(prompt)
@@ -186,11 +197,10 @@ class _Prediction:
 
     def _code_quotes(self, answers: Sequence[Answer]) -> dict[str, str | None]:
         """Returns quote -> the code that the span task gives it, None for none."""
-        longest = max(self._settings.buckets)
         quotes = [
             quote
             for quote in dict.fromkeys(quote for answer in answers for quote in quotes_of(answer))
-            if len(encode_prompt(self._tokenizer, span_prompt([quote]))) <= longest
+            if len(encode_prompt(self._tokenizer, span_prompt([quote]))) <= self._longest
         ]
         constraints = [self._constraints.of_span() for _ in quotes] if self._constraints else None
         generations = self._generate([span_prompt([quote]) for quote in quotes], constraints, _SPAN_TOKENS)
@@ -199,6 +209,19 @@ class _Prediction:
         return {
             quote: answer.items[0].code if answer.items else None for quote, answer in zip(quotes, again, strict=True)
         }
+
+
+class _Progress:
+    """Says how far a long decoding is, now and then."""
+
+    def __init__(self, prompts: int):
+        self._prompts = prompts
+        self._said = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if done < self._prompts and time.monotonic() - self._said > _SAY_SECONDS:
+            self._said = time.monotonic()
+            say(f'decoded {done:,} of {self._prompts:,} prompts')
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation) -> tuple[Answer, list[float]]:

@@ -45,9 +45,7 @@ def with_second_look(prediction: Prediction, answer: Answer, codes: Mapping[str,
             looked.setdefault(item.code, {})[again] = None
     return dataclasses.replace(
         prediction,
-        codes=tuple(
-            dataclasses.replace(code, rechecked=tuple(looked.get(code.code, ()))) for code in prediction.codes
-        ),
+        codes=tuple(dataclasses.replace(code, rechecked=tuple(looked.get(code.code, ()))) for code in prediction.codes),
     )
 
 
@@ -55,5 +53,3 @@ def unlinked(answer: Answer) -> int:
     """How many quotes belong to no code."""
     quoted = {item.quote for item in answer.items}
     return sum(quote not in quoted for quote in answer.quotes)
-
-

@@ -34,7 +34,6 @@ def flags_of(
     release: Release,
     *,
     known_codes: Collection[Code] = frozenset(),
-    rechecked: Mapping[Code, Sequence[str]] | None = None,
 ) -> dict[Code, tuple[Flag, ...]]:
     """Returns the flags of the note's predicted and gold codes; a code without any is absent.
 
@@ -48,7 +47,6 @@ def flags_of(
         prediction: the codes that a model gave it.
         release: the release to look codes up in.
         known_codes: further codes that people used, e.g. those of the training documents.
-        rechecked: predicted code -> the codes that the model gave when it was asked again for its evidence alone.
     """
     gold = {code_key(a): None for a in document.annotations}
     predicted = {code_key(c): None for c in prediction.codes}
@@ -62,10 +60,10 @@ def flags_of(
             # Each of two codes may exclude the other, by notes of the same words.
             if flag not in flags[ICD10CM, code]:
                 flags[ICD10CM, code].append(flag)
-    for key, answers in (rechecked or {}).items():
-        others = [answer for answer in dict.fromkeys(answers) if answer != key[1]]
-        if others and key in predicted:
-            flags[key].append(Flag(DISAGREEMENT, f'from the evidence alone the model gave {", ".join(others)}'))
+    for code in prediction.codes:
+        if code.agreement is False:
+            others = ', '.join(code.rechecked)
+            flags[code_key(code)].append(Flag(DISAGREEMENT, f'from the evidence alone the model gave {others}'))
     return {code: tuple(of_code) for code, of_code in flags.items() if of_code}
 
 

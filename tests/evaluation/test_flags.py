@@ -51,8 +51,15 @@ def test_a_conflict_names_the_other_code_and_the_note(release):
 
 
 def test_disagreement_is_another_code_for_the_evidence_alone(release):
-    rechecked = {(ICD10CM, 'I10'): ['I10', 'R52', 'R52'], (ICD10CM, 'R52'): ['R52'], (ICD10CM, 'E11.9'): ['I10']}
-    assert flags(release, ['I10', 'R52'], rechecked=rechecked) == {'I10': ['disagreement']}
+    codes = (
+        PredictedCode('I10', rechecked=('R52', 'I11.9')),
+        PredictedCode('R52', rechecked=('I10', 'R52')),
+        PredictedCode('E11.9'),
+    )
+    found = flags_of(Document('d', 'x'), Prediction('d', codes), release)
+    assert {code: [tuple(flag) for flag in of_code] for (_, code), of_code in found.items()} == {
+        'I10': [('disagreement', 'from the evidence alone the model gave R52, I11.9')]
+    }
 
 
 def test_codes_of_other_systems_are_not_looked_up(release):
