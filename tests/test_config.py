@@ -85,6 +85,7 @@ def test_nearest_key(unknown, nearest):
         ({'sources__name': 'mimic'}, 'mimic_iii, mimic_iv, jsonl'),
         ({'model__compute_dtype': 'float8'}, 'compute_dtype'),
         ({'eval__max_new_tokens': 0}, 'max_new_tokens'),
+        ({'eval__baselines': ('lookup', 'knn')}, 'lookup_terms, tfidf, majority'),
         ({'expansion__tiers': ('bronze',)}, 'bronze'),
         ({'base__enabled': False}, 'model.path'),
         ({'sources__synthetic_notes__min_codes': 9}, 'max_codes'),

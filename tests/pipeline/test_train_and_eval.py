@@ -27,7 +27,10 @@ def test_a_run_leaves_its_files_and_prints_the_table(miniature):
         assert (miniature / 'eval' / 'test' / name).stat().st_size > 0
     metrics = json.loads((miniature / 'eval' / 'test' / 'metrics.json').read_text())
     assert metrics['synthetic'] is True
-    assert set(metrics['baselines']) == {'lookup', 'majority'}
+    assert set(metrics['baselines']) == {'lookup', 'lookup_terms', 'tfidf', 'majority'}
+    figures = {path.name: path.read_bytes() for path in (miniature / 'eval' / 'test' / 'figures').iterdir()}
+    assert set(figures) == {'precision_recall.png', 'frequency.png', 'siblings.png', 'evidence_lengths.png'}
+    assert all(image.startswith(b'\x89PNG') for image in figures.values())
     assert metrics['decoding']['step'] == STEPS
     assert metrics['counts']['documents'] == 8
     assert any((miniature / 'tensorboard').iterdir())
