@@ -230,6 +230,9 @@ def _train(values: flags.FlagValues, _: list[str]) -> int:
 def _eval(values: flags.FlagValues, _: list[str]) -> int:
     if values.predictions is not None:
         return _eval_predictions(values)
+    for flag in _SCORING_FLAGS:
+        if values[flag].present:
+            raise UserError(f'--{flag} belongs to the scoring of a file; give --predictions too')
     import dataclasses
 
     from ccl_jax.config import check_config
@@ -237,9 +240,6 @@ def _eval(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.pipeline.prepare import prepare_corpus
     from ccl_jax.pipeline.workdir import claim_workdir, join_processes, workdir_config
 
-    for flag in _SCORING_FLAGS:
-        if values[flag].present:
-            raise UserError(f'--{flag} belongs to the scoring of a file; give --predictions too')
     join_processes()
     workdir = Path(values.workdir)
     config = workdir_config(workdir)

@@ -4,7 +4,9 @@ import pytest
 
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.baselines import fit_lookup
-from ccl_jax.evaluation.metrics import code_metrics
+from ccl_jax.evaluation.bootstrap import bootstrap
+from ccl_jax.evaluation.metrics import pair_statistics
+from ccl_jax.evaluation.pairs import CodePairs, align
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.expansion.expand import expand
 from ccl_jax.expansion.settings import ExpansionSettings
@@ -101,8 +103,9 @@ def test_a_dictionary_neither_solves_the_corpus_nor_fails_on_it(notes, corpus, s
     lookup = fit_lookup(corpus['train'], spans)
     held_out = {(ICD10CM, code) for code in notes.codes('S2')}
     strata = Strata.from_training(corpus['train'], spans, held_out)
-    gold, predictions = strata.restrict(corpus['test'], [lookup.predict(d) for d in corpus['test']], 'S1')
-    score = code_metrics(gold, predictions, valid_codes=set(), seed=0, samples=1)['micro_f1'].value
+    pairs = CodePairs.of(align(corpus['test'], [lookup.predict(d) for d in corpus['test']]))
+    statistics = pair_statistics(pairs.only(strata.stratum, 'S1'), valid_codes=set(), is_part=True)
+    score = bootstrap(statistics, seed=0, samples=1)['micro_f1'].value
     assert score is not None
     assert 0.2 < score < 0.7
 
