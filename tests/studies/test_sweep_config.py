@@ -1,7 +1,5 @@
 """The file of a sweep: arms, grids, the lines that its runs are, and its mistakes."""
 
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,7 @@ from ccl_jax.cli import _experiment
 from ccl_jax.config import check_config
 from ccl_jax.errors import UserError
 from ccl_jax.studies.sweep_config import check_sweep, runs_of, split_overrides, sweep_config
-from ccl_jax.studies.sweep_launch import write_launch_files
-from tests.studies.sweep_helpers import EXPERIMENT, finish, sweep_of
+from tests.studies.sweep_helpers import EXPERIMENT, sweep_of
 from tests.test_configs import load
 
 # A value of every type that a key may have.
@@ -41,28 +38,11 @@ def direct(seed):
     return check_config(tree)
 
 
-def test_a_run_is_the_config_of_its_arm_and_its_line_says_so_to_a_shell(tmp_path, monkeypatch):
+def test_a_run_is_the_config_of_its_arm(tmp_path, monkeypatch):
     _, runs = sweep_of(tmp_path / 'w s', {'plain': {}, 'all': SETTINGS}, monkeypatch, seeds=(0, 3))
     assert [(run.arm, run.seed) for run in runs] == [('plain', 0), ('all', 0), ('plain', 3), ('all', 3)]
     assert [run.config for run in runs if run.arm == 'all'] == [direct(0), direct(3)]
     assert runs[3].workdir == tmp_path / 'w s' / 'all' / 'seed3'
-
-    finish(runs[0], 0.5, {})
-    command = write_launch_files('slurm', runs, tmp_path / 'out')
-    assert (
-        command == f'CCL_RUNS={shlex.quote(str(tmp_path / "out" / "runs.txt"))} sbatch --array=1-3 launch/slurm.sbatch'
-    )
-    lines = (tmp_path / 'out' / 'runs.txt').read_text().splitlines()
-    for line, run in zip(lines, runs[1:], strict=True):
-        shell = subprocess.run(
-            ['bash', '-c', 'eval "set -- $1"; printf "%s\\0" "$@"', '-', line],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        words = shell.stdout.split('\0')[:-1]
-        assert words[2:4] == ['--workdir', str(run.workdir)]
-        assert _experiment(words) == run.config
 
 
 def test_overrides_of_the_command_line_hold_for_all_runs():
@@ -160,5 +140,3 @@ def test_a_file_that_is_no_sweep_and_arms_that_are_no_arms(monkeypatch, tmp_path
         sweep_of(tmp_path, {'a': {}, 'b': {'data.steps': 24}}, monkeypatch)
     with pytest.raises(UserError, match=r'arm a: .*steps'):
         sweep_of(tmp_path, {'a': {'data.steps': 'many'}}, monkeypatch)
-    with pytest.raises(UserError, match='choose one of slurm'):
-        write_launch_files('cron', [], tmp_path)

@@ -1,4 +1,4 @@
-"""Running a sweep, with a quick script in place of the training: what is skipped, goes on, fails, or is beside others."""
+"""Running a sweep, with a quick script in place of the training: skipping, going on, failing, side by side."""
 
 import json
 import os
