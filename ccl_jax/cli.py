@@ -71,7 +71,7 @@ usage: ccl-jax VERB [flags]
   --allow_remote                 let text leave this machine for the endpoint (expand, prepare, train, sweep)
   --parallel N                   runs at a time (sweep)
   --gather                       only make the table of the finished runs (sweep)
-  --write NAME                   write files for slurm or jobset into --out instead of running (sweep)
+  --write NAME                   write files for slurm, or 'jobset VARIABLE=VALUE ...', into --out instead (sweep)
   --sample N                     print N random spans of each tier (expand)
   --codiesp DIR                  also plan CodiEsp v4 (bench plan)
   --scale N                      also plan N simulated examples from disk (bench plan)

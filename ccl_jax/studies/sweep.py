@@ -5,7 +5,7 @@
     ccl-jax sweep ... --config.seeds='(0, 1)'               # a key of the sweep's own file
     ccl-jax sweep ... --parallel 2                          # two runs at a time; they share the devices as they may
     ccl-jax sweep ... --gather                              # the table of what is finished; nothing is run
-    ccl-jax sweep ... --write slurm --out DIR               # files for a cluster instead (`sweep_launch`)
+    ccl-jax sweep ... --write slurm --out DIR               # files for Slurm or GKE instead (`sweep_launch`)
 
 `sweep_config` says what the file holds. Every (arm, seed) is a run of its own in
 `<workdir>/<arm>/seed<k>`: an ordinary workdir of a `ccl-jax train` line, which can be typed by hand too. The
