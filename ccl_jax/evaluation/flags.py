@@ -60,10 +60,10 @@ def flags_of(
             # Each of two codes may exclude the other, by notes of the same words.
             if flag not in flags[ICD10CM, code]:
                 flags[ICD10CM, code].append(flag)
-    for code in prediction.codes:
-        if code.agreement is False:
-            others = ', '.join(code.rechecked)
-            flags[code_key(code)].append(Flag(DISAGREEMENT, f'from the evidence alone the model gave {others}'))
+    for item in prediction.codes:
+        if item.agreement is False:
+            others = ', '.join(item.rechecked)
+            flags[code_key(item)].append(Flag(DISAGREEMENT, f'from the evidence alone the model gave {others}'))
     return {code: tuple(of_code) for code, of_code in flags.items() if of_code}
 
 

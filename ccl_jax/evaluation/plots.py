@@ -4,25 +4,28 @@ The numbers behind a plot come from functions of their own: `precision_recall`,
 `code_frequencies`, `sibling_confusions`, `evidence_lengths`.
 """
 
+import dataclasses
 import io
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ccl_jax.evaluation.bootstrap import Estimate, bootstrap
 from ccl_jax.evaluation.grounding import folded_words
-from ccl_jax.evaluation.metrics import Code, Estimate, Statistics, bootstrap, code_key, set_scores
-from ccl_jax.evaluation.strata import STRATA, Strata
+from ccl_jax.evaluation.metrics import pair_statistics
+from ccl_jax.evaluation.pairs import Code, CodePairs, align, code_key
+from ccl_jax.evaluation.strata import FREQUENCIES, STRATA, Strata
 from ccl_jax.records import Document, Prediction
 
 ALL = 'all codes'
-BUCKETS = ((0, 0), (1, 5), (6, 20), (21, None))
-"""Training documents that carry a code: from, to (None: no end)."""
+# Where the buckets of `FREQUENCIES` lie on the axis of training documents.
+_EXTENTS = ((-0.4, 0.4), (0.55, 5.45), (5.55, 20.45), (20.55, math.inf))
 MOST_PAIRS = 20
 LONGEST = 12
 """Words; longer evidence is counted together."""
@@ -81,7 +84,6 @@ def evaluation_plots(
     *,
     model: str,
     strata: Strata,
-    training: Iterable[Document],
     title_of: Callable[[str], str | None] = lambda code: None,
     seed: int,
     samples: int = 1000,
@@ -90,16 +92,14 @@ def evaluation_plots(
 
     Args:
         systems: predictions by name; all but `model` are baselines.
-        training: the training documents.
         title_of: an ICD-10-CM code's title, None where it has none.
         seed, samples: of the intervals.
     """
     predictions = systems[model]
     baselines = {name: answers for name, answers in systems.items() if name != model}
-    frequencies = Counter(code for document in training for code in {code_key(a) for a in document.annotations})
     return {
         'precision_recall.png': plot_precision_recall(gold, predictions, strata, baselines),
-        'frequency.png': plot_frequency(gold, predictions, frequencies, seed=seed, samples=samples),
+        'frequency.png': plot_frequency(gold, predictions, strata, seed=seed, samples=samples),
         'siblings.png': plot_siblings(gold, predictions, title_of),
         'evidence_lengths.png': plot_evidence_lengths(gold, predictions),
     }
@@ -150,39 +150,15 @@ def code_frequencies(
 
 
 def bucket_scores(
-    gold: Sequence[Document],
-    predictions: Sequence[Prediction],
-    frequencies: Mapping[Code, int],
-    *,
-    seed: int,
-    samples: int = 1000,
+    gold: Sequence[Document], predictions: Sequence[Prediction], strata: Strata, *, seed: int, samples: int = 1000
 ) -> list[Estimate]:
-    """Returns micro F1 of the codes of each of `BUCKETS`; undefined for one without gold and predicted codes."""
-    gold_sets, predicted_sets = _sets(gold, predictions)
-    units = sorted(gold_sets)
-
-    def sizes(of: Callable[[str], set[Code]]) -> np.ndarray:
-        """[documents, buckets]: the codes of a document in each bucket."""
-        counted = np.zeros((len(units), len(BUCKETS)))
-        for row, doc_id in enumerate(units):
-            for code in of(doc_id):
-                counted[row, _bucket(frequencies.get(code, 0))] += 1
-        return counted
-
-    true = sizes(gold_sets.__getitem__)
-    written = sizes(lambda doc_id: predicted_sets.get(doc_id, set()))
-    hits = sizes(lambda doc_id: gold_sets[doc_id] & predicted_sets.get(doc_id, set()))
-
-    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        sums = [weights @ column for column in (hits, true, written)]
-        return {
-            name: values
-            for b in range(len(BUCKETS))
-            for name, values in set_scores(str(b), *(column[:, b] for column in sums)).items()
-        }
-
-    estimates = bootstrap(Statistics(tuple(units), compute, len(units)), seed=seed, samples=samples)
-    return [estimates[f'{b}_f1'] for b in range(len(BUCKETS))]
+    """Returns micro F1 of the codes of each of `FREQUENCIES`; undefined for one without gold and predicted codes."""
+    pairs = CodePairs.of(align(gold, predictions))
+    scores = []
+    for bucket in FREQUENCIES:
+        statistics = pair_statistics(pairs.only(strata.frequency, bucket), valid_codes=frozenset(), is_part=True)
+        scores.append(bootstrap(statistics, seed=seed, samples=samples)['micro_f1'])
+    return scores
 
 
 def sibling_confusions(gold: Sequence[Document], predictions: Sequence[Prediction]) -> tuple[list[Confusion], int]:
@@ -242,11 +218,11 @@ def plot_precision_recall(
 ) -> Plot:
     """Precision against recall of the model, for all codes and for each stratum, with the baselines as points."""
     title = 'Precision and recall by stratum'
-    parts = {ALL: (gold, predictions), **{s: strata.restrict(gold, predictions, s) for s in STRATA}}
+    parts = {ALL: (gold, predictions), **{s: _only(gold, predictions, strata, s) for s in STRATA}}
     # A stratum without gold codes has no recall.
     curves = {name: precision_recall(*part) for name, part in parts.items() if any(d.annotations for d in part[0])}
     points = {
-        (system, name): precision_recall(*(strata.restrict(gold, answers, name) if name != ALL else (gold, answers)))
+        (system, name): precision_recall(*(_only(gold, answers, strata, name) if name != ALL else (gold, answers)))
         for system, answers in baselines.items()
         for name in curves
     }
@@ -285,22 +261,16 @@ def plot_precision_recall(
 
 
 def plot_frequency(
-    gold: Sequence[Document],
-    predictions: Sequence[Prediction],
-    frequencies: Mapping[Code, int],
-    *,
-    seed: int,
-    samples: int = 1000,
+    gold: Sequence[Document], predictions: Sequence[Prediction], strata: Strata, *, seed: int, samples: int = 1000
 ) -> Plot:
-    """F1 of each code against the training documents that carry it, and micro F1 with intervals in `BUCKETS`."""
+    """F1 of each code against the training documents that carry it, and micro F1 with intervals by bucket."""
     title = 'F1 against training frequency'
-    codes = code_frequencies(gold, predictions, frequencies)
+    codes = code_frequencies(gold, predictions, strata.document_counts)
     if not codes:
         return _nothing(title, 'there are no gold codes and none is predicted')
-    scores = bucket_scores(gold, predictions, frequencies, seed=seed, samples=samples)
-    sizes = Counter(_bucket(c.documents) for c in codes)
+    scores = bucket_scores(gold, predictions, strata, seed=seed, samples=samples)
+    sizes = Counter(strata.frequency(c.code) for c in codes)
     end = max(30, *(c.documents for c in codes)) * 1.3
-    labels = [_bucket_label(*bucket) for bucket in BUCKETS]
 
     def draw(axes: Axes) -> None:
         # Codes at one place are one dot, whose area is their number.
@@ -315,10 +285,10 @@ def plot_frequency(
         )
         axes.plot([], [], 'o', color=_PREDICTED, alpha=0.35, markeredgewidth=0, label='codes (area: how many)')
         axes.plot([], [], color=_RANGE, linewidth=2.5, label='micro F1 of the codes of a range, 95 % interval')
-        for (least, most), score in zip(BUCKETS, scores, strict=True):
+        for (left, right), score in zip(_EXTENTS, scores, strict=True):
             if score.value is None:
                 continue
-            left, right = (-0.4, 0.4) if most == 0 else (least - 0.45, most + 0.45 if most else end)
+            right = min(right, end)
             if score.low is not None and score.high is not None:
                 axes.fill_between([left, right], score.low, score.high, color=_RANGE, alpha=0.25, linewidth=0)
             axes.plot([left, right], [score.value, score.value], color=_RANGE, linewidth=2.5)
@@ -332,8 +302,8 @@ def plot_frequency(
         axes.legend(loc='upper left', bbox_to_anchor=(0, -0.14), ncols=2, frameon=False)
 
     found = '; '.join(
-        f'{label}: {score.value:.2f} ({size:,} codes)'
-        for label, score, size in zip(labels, scores, (sizes[b] for b in range(len(BUCKETS))), strict=True)
+        f'{bucket}: {score.value:.2f} ({sizes[bucket]:,} codes)'
+        for bucket, score in zip(FREQUENCIES, scores, strict=True)
         if score.value is not None
     )
     alt = f'F1 of each code against the training documents that carry it. Micro F1 by their number, {found}.'
@@ -419,20 +389,26 @@ def plot_evidence_lengths(gold: Sequence[Document], predictions: Sequence[Predic
     return Plot(title, _png(8.5, 4, title, draw), f'Words of the pieces of evidence. {found}.')
 
 
+def _only(
+    gold: Sequence[Document], predictions: Sequence[Prediction], strata: Strata, stratum: str
+) -> tuple[list[Document], list[Prediction]]:
+    """Returns the documents and the predictions with only the codes of a stratum."""
+
+    def kept(items: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(item for item in items if strata.stratum(code_key(item)) == stratum)
+
+    return (
+        [dataclasses.replace(document, annotations=kept(document.annotations)) for document in gold],
+        [dataclasses.replace(prediction, codes=kept(prediction.codes)) for prediction in predictions],
+    )
+
+
 def _iso_f1(axes: Axes) -> None:
     """Draws lines of equal F1."""
     for f1 in (0.2, 0.4, 0.6, 0.8):
         recalls = [f1 / 2 + (1 - f1 / 2) * i / 200 for i in range(1, 201)]
         axes.plot(recalls, [f1 * r / (2 * r - f1) for r in recalls], color=_FAINT, linewidth=0.7, zorder=0)
         axes.annotate(f'F1 {f1}', (1.0, f1 / (2 - f1)), color='#777777', size=7, ha='right', va='bottom')
-
-
-def _bucket(documents: int) -> int:
-    return next(b for b, (_, most) in enumerate(BUCKETS) if most is None or documents <= most)
-
-
-def _bucket_label(least: int, most: int | None) -> str:
-    return f'more than {least - 1}' if most is None else str(least) if least == most else f'{least} to {most}'
 
 
 def _nothing(title: str, why: str) -> Plot:

@@ -94,7 +94,7 @@ def _score(
     familiarity = Familiarity(span.text for span in spans)
     # Codes that annotators used count as valid although the release may have retired them.
     valid = ValidCodes(release, strata.document_codes | document_codes(gold))
-    draws = {'seed': config.seed, 'samples': config.eval.bootstrap_samples}
+    draws: dict[str, Any] = {'seed': config.seed, 'samples': config.eval.bootstrap_samples}
     systems = {MODEL_ROW: predictions} | predict_baselines(
         config.eval.baselines, training, spans, gold, release=release, held_out=prepared.held_out, seed=config.seed
     )
@@ -122,9 +122,7 @@ def _score(
         return release.title(code) if code in release else None
 
     write_jsonl(directory / 'predictions.jsonl', map(prediction_to_json, predictions))
-    plots = evaluation_plots(
-        gold, systems, model=MODEL_ROW, strata=strata, training=training, title_of=title_of, **draws
-    )
+    plots = evaluation_plots(gold, systems, model=MODEL_ROW, strata=strata, title_of=title_of, **draws)
     _write_plots(plots, directory / 'figures')
     known = strata.document_codes
     answers_of = {prediction.doc_id: prediction for prediction in predictions}

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ccl_jax.evaluation.metrics import Estimate
+from ccl_jax.evaluation.bootstrap import Estimate
 from ccl_jax.studies.sweep_config import Arm, Run, Sweep
 from ccl_jax.studies.sweep_table import Row, read_result
 

@@ -25,8 +25,10 @@ import numpy as np
 from scipy import stats
 
 from ccl_jax.errors import UserError
-from ccl_jax.evaluation.evidence import evidence_statistics
-from ccl_jax.evaluation.metrics import Estimate, Statistics, code_statistics, paired_bootstrap
+from ccl_jax.evaluation.bootstrap import Estimate, Statistics, paired_bootstrap
+from ccl_jax.evaluation.evidence import EvidenceCounts
+from ccl_jax.evaluation.metrics import pair_statistics
+from ccl_jax.evaluation.pairs import CodePairs, align
 from ccl_jax.evaluation.strata import STRATA, Strata
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.pipeline.evaluate import as_reference
@@ -181,11 +183,13 @@ def _statistics(run: Run, part: str) -> Statistics:
     gold = [as_reference(document) for document in prepared.documents(settings.split)]
     gold = gold[: settings.max_documents] if settings.max_documents else gold
     predictions = list(read_predictions(run.evaluation / 'predictions.jsonl'))
+    units = align(gold, predictions)
+    pairs, counts = CodePairs.of(units), EvidenceCounts.of(units)
     if part:
         held_out = {(ICD10CM, code) for code in prepared.held_out}
         strata = Strata.from_training(prepared.documents('train'), prepared.stream_spans(), held_out)
-        gold, predictions = strata.restrict(gold, predictions, part)
-    codes, evidence = code_statistics(gold, predictions, valid_codes=()), evidence_statistics(gold, predictions)
+        pairs, counts = pairs.only(strata.stratum, part), counts.only(strata.stratum, part)
+    codes, evidence = pair_statistics(pairs, valid_codes=(), is_part=bool(part)), counts.statistics()
     return Statistics(
         codes.unit_ids, lambda w: codes.compute(w) | evidence.compute(w), max(codes.width, evidence.width)
     )

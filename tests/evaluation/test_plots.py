@@ -88,8 +88,8 @@ def test_f1_and_training_frequency_of_each_code():
 def test_micro_f1_of_the_buckets_by_hand():
     documents = [gold('a', 'I10', 'E11.9', 'R52'), gold('b', 'I10', 'N19')]
     predictions = [answer('a', I10=None, N19=None), answer('b', N19=None, R52=None)]
-    frequencies = {key('I10'): 6, key('E11.9'): 5, key('N19'): 1}
-    none, few, some, many = bucket_scores(documents, predictions, frequencies, seed=0, samples=50)
+    strata = Strata({key('I10'): 6, key('E11.9'): 5, key('N19'): 1}, frozenset(), frozenset())
+    none, few, some, many = bucket_scores(documents, predictions, strata, seed=0, samples=50)
     assert none.value == 0.0  # R52: missed once, wrong once
     assert few.value == pytest.approx(2 * 1 / (2 + 2))  # E11.9 missed, N19 wrong and right
     assert some.value == pytest.approx(2 * 1 / (2 + 1))  # I10 right and missed
@@ -118,10 +118,8 @@ def test_lengths_are_counted_in_words_and_a_piece_of_several_codes_once():
 
 
 def plots(documents, systems):
-    strata = Strata(frozenset({key('I50.9')}), frozenset({key('I50.1')}), frozenset({key('R52')}))
-    return evaluation_plots(
-        documents, systems, model='model', strata=strata, training=[gold('t', 'I50.9')], seed=0, samples=20
-    )
+    strata = Strata({key('I50.9'): 1}, frozenset({key('I50.1')}), frozenset({key('R52')}))
+    return evaluation_plots(documents, systems, model='model', strata=strata, seed=0, samples=20)
 
 
 def picture(plot):
