@@ -198,7 +198,9 @@ class AnswerConstraint:
     def _make_choices(self) -> Choices:
         grammar = self._grammar
         rows = Rows()
-        self._add_walk(rows, grammar.walk(self._state, self._root), grammar.way_to_later[self._state], self._later)
+        walk = grammar.walk(self._state, self._root)
+        if not walk.is_empty:
+            self._add_walk(rows, walk, grammar.way_to_later[self._state], self._later)
         may_end = grammar.accepts(self._state)
         if self._positions:
             self._add_words(rows, self._root, self._positions, begun=True)
@@ -258,11 +260,13 @@ class AnswerConstraint:
                 continue
             if isinstance(positions, np.ndarray):
                 positions = positions.tolist()
-            if depth:
+            if node.tokens and depth:
+                ways = [distance[position] for position in positions]
                 for token in node.tokens:
-                    for position in positions:
-                        way = distance[position]
-                        rows.add(token, depth + way, way + closing, position - depth)
+                    rows.tokens += [token] * len(ways)
+                    rows.reach += [depth + way for way in ways]
+                    rows.close += [way + closing for way in ways]
+                    rows.origin += [position - depth for position in positions]
             children = node.children
             if not children:
                 continue

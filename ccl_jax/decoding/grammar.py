@@ -243,8 +243,8 @@ class Grammar:
                     stack.append((edges[byte], children[byte]))
         order = np.argsort(tokens, kind='stable')
         ways = (self.way_to_end, self.way_to_quote, self.way_to_later)
-        columns = [tokens, *([way[state] for state in states] for way in ways)]
-        return Walk(*(np.asarray(column, np.int32)[order] for column in columns), tuple(quotes), tuple(laters))
+        end, quote, later = (np.asarray([way[state] for state in states], np.int32)[order] for way in ways)
+        return Walk(np.asarray(tokens, np.int32)[order], end, quote, later, tuple(quotes), tuple(laters))
 
     def _state(self, nodes: frozenset[int]) -> int:
         if nodes not in self._numbers:

@@ -137,7 +137,7 @@ def constraints(kind, shape, max_new_tokens):
 @pytest.mark.parametrize('kind', TOKENIZERS)
 @pytest.mark.parametrize('shape', ['pairs', 'blocks', 'span'])
 @given(text=weird_texts(), seed=st.integers(0, 1 << 20), max_new_tokens=st.sampled_from([32, 40, 60]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_exactly_the_tokens_that_can_still_become_an_answer(kind, shape, text, seed, max_new_tokens):
     shared = constraints(kind, shape, max_new_tokens)
     constraint = shared.of_span() if shape == 'span' else shared.of_document(text)
