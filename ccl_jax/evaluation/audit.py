@@ -108,7 +108,7 @@ class _CodeTable:
     def position(self, key: Code) -> int:
         if key not in self._positions:
             system, code = key
-            entry = {'code': code, 'system': system, 'title': self._title_of(code) or ''}
+            entry: dict[str, Any] = {'code': code, 'system': system, 'title': self._title_of(code) or ''}
             if self._strata is not None:
                 entry['stratum'] = self._strata.stratum(key)
             if not is_well_formed(code, system):
