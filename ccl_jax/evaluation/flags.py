@@ -55,11 +55,11 @@ def flags_of(
         flags[code] += _release_flags(code, release, used=code in gold or code in known_codes)
     in_release_system = [code for system, code in predicted if system == ICD10CM]
     for conflict in release.excludes1_conflicts(in_release_system):
-        for code, other in ((conflict.code, conflict.other), (conflict.other, conflict.code)):
+        for one, other in ((conflict.code, conflict.other), (conflict.other, conflict.code)):
             flag = Flag(EXCLUDES1, f'not beside {other}: note at {conflict.where}, \u201c{conflict.note}\u201d')
-            # Each of two codes may exclude the other, by notes of the same words.
-            if flag not in flags[ICD10CM, code]:
-                flags[ICD10CM, code].append(flag)
+            # A note of a block or chapter that both codes share is found from either of them.
+            if flag not in flags[ICD10CM, one]:
+                flags[ICD10CM, one].append(flag)
     for item in prediction.codes:
         if item.agreement is False:
             others = ', '.join(item.rechecked)

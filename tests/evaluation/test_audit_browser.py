@@ -384,17 +384,20 @@ def test_two_tabs_of_a_page_see_the_same_decisions(open_page, browser):
     page = open_page(*reviewed_case())
     first = browser.current_window_handle
     browser.switch_to.new_window('tab')
+    second = browser.current_window_handle
     try:
         other = Page(browser, page.path)
         other.row('R52').find_element(By.CSS_SELECTOR, '.reject').click()
-        browser.close()
-    finally:
         browser.switch_to.window(first)
-    assert wait_for(lambda: page.verdicts()['R52']) == 'Reject'
+        assert wait_for(lambda: page.verdicts()['R52']) == 'Reject'
+    finally:
+        browser.switch_to.window(second)
+        browser.close()
+        browser.switch_to.window(first)
 
 
 def wait_for(read):
-    for _ in range(100):
+    for _ in range(600):
         if read():
             return read()
         time.sleep(0.05)

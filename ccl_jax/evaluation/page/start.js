@@ -3,7 +3,7 @@
 function fillFrame() {
   $('title').textContent = DATA.title;
   const rows = NOTES.flatMap((note) => note.rows);
-  const flagged = rows.filter((row) => row.flags.length).length;
+  const flagged = rows.filter((row) => row.flags.length).length.toLocaleString('en');
   $('tally').textContent =
     `${many(NOTES.length, 'note')} \u00b7 ${many(rows.length, 'code')}: ${tally(rows)} \u00b7 ${flagged} flagged`;
   $('banner').textContent = DATA.banner;
