@@ -83,12 +83,13 @@ def test_neighbours_padding_and_order_change_nothing(decoder, prompts):
 
 
 def test_compiled_shapes_follow_from_the_buckets(decoder, prompts):
-    before = [step._cache_size() for step in (steps.prefill, steps.decode)]
+    compiled = (steps.prefill, steps.decode)
+    for step in compiled:
+        step.clear_cache()
     for copies in (4, 8):
         generate(decoder, prompts * copies, end_ids=(), max_new_tokens=5, buckets=(8, 16, 32), batch_rows=8)
-    after = [step._cache_size() for step in (steps.prefill, steps.decode)]
-    # Two buckets are in use; groups of two rows are never odd here.
-    assert np.subtract(after, before).tolist() == [2, 2]
+    # Two buckets are in use, and no group of two rows is half empty here.
+    assert [step._cache_size() for step in compiled] == [2, 2]
 
 
 class Hashed:
@@ -161,8 +162,8 @@ def loop():
 
 
 WAYS = {
-    'greedy': {'end_ids': (14, 18)},
-    'one token': {'end_ids': (14, 18), 'new': 1},
+    'greedy': {'end_ids': (11, 21, 36)},
+    'one token': {'end_ids': (11, 21), 'new': 1},
     'constrained': {'end_ids': (3,), 'constrained': True},
     'sampled': {'end_ids': (14,), 'temperature': 0.7, 'seed': 3},
     'sampled, constrained': {'end_ids': (14,), 'temperature': 1.5, 'top_p': 0.6, 'seed': 4, 'constrained': True},
@@ -185,14 +186,14 @@ def test_answers_equal_a_loop_without_a_cache(name, prompts, loop):
     ]
     if name != 'one token':
         assert {ended for *_, ended in expected} == {True, False}
-    for batch_rows in (1, 4, 16):
+    for batch_rows in (1, 4, 16) if name == 'greedy' else (4,):
         constraints = [Hashed(prompt) if constrained and i % 3 else None for i, prompt in enumerate(prompts)]
         generations = generate(
             decoder,
             prompts,
             end_ids=end_ids,
             max_new_tokens=new,
-            buckets=(8, 16, 128),
+            buckets=(16, 128),
             batch_rows=batch_rows,
             constraints=constraints if constrained else None,
             **way,

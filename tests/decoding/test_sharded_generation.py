@@ -43,8 +43,8 @@ def answers(decoder, rows, **settings):
         yield [
             (generation.tokens, generation.ended)
             for generation in generate(
-                decoder, prompts, end_ids=(5, 9), max_new_tokens=6, buckets=(8, 32), batch_rows=rows, constraints=chosen,
-                **settings,
+                decoder, prompts, end_ids=(5, 9), max_new_tokens=6, buckets=(8, 32), batch_rows=rows,
+                constraints=chosen, **settings,
             )
         ]
 
@@ -70,10 +70,8 @@ for compiled in (
 ):
     # Slots of the whole cache in a collective would be a cache that is sent around.
     text = compiled.as_text()
-    moved = [
-        line for line in text.splitlines()
-        if re.search(r'= .*(all-gather|all-to-all|collective-permute|all-reduce)\\(', line) and re.search(r'[\\[,]40[,\\]]', line)
-    ]
+    collectives = re.findall(r'= .*(?:all-gather|all-to-all|collective-permute|all-reduce)\\(.*', text)
+    moved = [line for line in collectives if re.search(r'[\\[,]40[,\\]]', line)]
     assert not moved, moved[0][:300]
     assert 'input_output_alias={' in text
 print('same')
