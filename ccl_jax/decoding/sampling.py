@@ -86,7 +86,7 @@ def pack_ids(ids: np.ndarray, flags: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _noise(key: jax.Array, prompt: jax.Array, written: jax.Array, size: int) -> jax.Array:
+def _noise(key: jax.Array, prompt: ArrayLike, written: ArrayLike, size: int) -> jax.Array:
     """The token with the largest sum of score and Gumbel noise is a draw from the softmax of the scores."""
     return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(key, prompt), written), (size,))
 

@@ -198,8 +198,8 @@ def report(
     lengths = [len(prompt) for prompt in prompts]
     written = len(prompts) * size.new_tokens
     lines = [
-        f'{size.architecture.parameter_count() / 1e6:.1f} million parameters, float32, greedy; {len(prompts)} prompts of '
-        f'{min(lengths)} to {max(lengths)} tokens in one batch, {size.new_tokens} new tokens each; '
+        f'{size.architecture.parameter_count() / 1e6:.1f} million parameters, float32, greedy; {len(prompts)} prompts '
+        f'of {min(lengths)} to {max(lengths)} tokens in one batch, {size.new_tokens} new tokens each; '
         f'{os.cpu_count()} cores; {len(seconds[OURS])} runs of each in turn, without compilation',
         '',
         f'{"":22}  median s  least s  most s  new tokens/s',
@@ -221,7 +221,7 @@ def report(
         f'({min(ratios):.2f} to {max(ratios):.2f})',
         f'greedy answers equal, token by token: {equal} of {len(prompts)}',
         f'constraints cost {statistics.median(costs):.1%} of the time of decoding without them '
-        f'({min(costs):.1%} to {max(costs):.1%}); prompts and first tokens, {statistics.median(seconds[PREFILL]):.2f} s, '
-        'left out',
+        f'({min(costs):.1%} to {max(costs):.1%}); prompts and first tokens, '
+        f'{statistics.median(seconds[PREFILL]):.2f} s, left out',
     ]
     return '\n'.join(lines) + '\n'

@@ -63,9 +63,9 @@ def bench_decode_vllm(repeats: int = 3) -> str:
         raise UserError('this needs an NVIDIA GPU, and nvidia-smi is not there; run it on a machine that has one')
     written = _SIZE.prompts * _SIZE.new_tokens
     lines = [
-        f'{_SIZE.architecture.parameter_count() / 1e9:.1f} billion parameters, bfloat16, greedy; {_SIZE.prompts} prompts '
-        f'of {_SIZE.shortest} to {_SIZE.longest} tokens, {_SIZE.new_tokens} new tokens each; median of {repeats} runs, '
-        'without compilation'
+        f'{_SIZE.architecture.parameter_count() / 1e9:.1f} billion parameters, bfloat16, greedy; {_SIZE.prompts} '
+        f'prompts of {_SIZE.shortest} to {_SIZE.longest} tokens, {_SIZE.new_tokens} new tokens each; '
+        f'median of {repeats} runs, without compilation'
     ]
     with tempfile.TemporaryDirectory() as folder:
         # On the CPU, so that this process leaves the GPU alone.

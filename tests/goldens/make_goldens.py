@@ -1,7 +1,8 @@
 """Makes the folders beside this file from transformers, for machines without torch.
 
 Each holds a tiny model of one architecture and `expected.npz`: tokens [2, T]; logits [2, T, V];
-greedy [2, 10], the tokens that follow; and of the gradient of the mean cross-entropy, by tensor,
+greedy [2, 10], the tokens that follow; ragged [4, 10], those that follow each of `RAGGED`, beginnings of the
+first row, continued without padding; and of the gradient of the mean cross-entropy, by tensor,
 its norm and its product with a fixed vector (see `digest`).
 
 Command, from the root of the repository: python tests/goldens/make_goldens.py
@@ -36,6 +37,8 @@ LLAMA = {
     'bos_token_id': None,
     'eos_token_id': None,
 }
+# The shortest prompt, and lengths below and above the windows.
+RAGGED = (12, 1, 5, 10)
 SMALL = {'max_position_embeddings': 64}
 CONFIGS = {
     'llama': LLAMA,
@@ -59,6 +62,15 @@ def digest(gradient: np.ndarray) -> list[float]:
     return [np.linalg.norm(gradient), np.sum(gradient.ravel() * np.cos(np.arange(gradient.size)))]
 
 
+def greedy(model: torch.nn.Module, tokens: torch.Tensor) -> np.ndarray:
+    """Returns the ten likeliest tokens, one after the other, after each row."""
+    # Without a mask transformers would take token 0 for padding.
+    mask = torch.ones_like(tokens)
+    output = model.generate(tokens, attention_mask=mask, max_new_tokens=10, do_sample=False, pad_token_id=0)
+    written: np.ndarray = output[:, tokens.shape[1] :].numpy()
+    return written
+
+
 def main() -> None:
     for name, config in CONFIGS.items():
         model = random_reference(config, seed=0)
@@ -66,14 +78,12 @@ def main() -> None:
         length = 12 if name == 'llama' else 24
         tokens = torch.randint(0, config['vocab_size'], (2, length))
         logits, _, gradients = reference_values(model, tokens.numpy())
-        # Without a mask transformers would take token 0 for padding.
-        mask = torch.ones_like(tokens)
-        output = model.generate(tokens, attention_mask=mask, max_new_tokens=10, do_sample=False, pad_token_id=0)
         np.savez_compressed(
             FOLDER / name / 'expected.npz',
             tokens=tokens.numpy(),
             logits=logits,
-            greedy=output[:, length:].numpy(),
+            greedy=greedy(model, tokens),
+            ragged=np.concatenate([greedy(model, tokens[:1, :length]) for length in RAGGED]),
             gradient_names=np.array(list(gradients)),
             gradients=np.array([digest(gradient) for gradient in gradients.values()]),
         )

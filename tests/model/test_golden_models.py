@@ -13,6 +13,7 @@ from ccl_jax.studies.bench_parity import values_and_gradients
 
 FOLDER = Path(__file__).parents[1] / 'goldens'
 NAMES = ('llama', 'llama_tied', 'mistral', 'qwen2', 'qwen3', 'gemma2', 'gemma3')
+RAGGED = (12, 1, 5, 10)
 
 
 def digest(gradient):
@@ -41,6 +42,17 @@ def test_greedy_tokens_equal_those_of_transformers(name):
         decoder, expected['tokens'].tolist(), end_ids=(), max_new_tokens=10, buckets=(32,), batch_rows=2
     )
     assert [list(generation.tokens) for generation in generations] == expected['greedy'].tolist()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_ragged_prompts_in_one_batch_are_continued_like_each_alone(name):
+    """Fewer rows than prompts; one prompt and its answer cross the window."""
+    expected = np.load(FOLDER / name / 'expected.npz')
+    prompts = [expected['tokens'][0, :length].tolist() for length in RAGGED]
+    generations = generate(
+        load_decoder(FOLDER / name), prompts, end_ids=(), max_new_tokens=10, buckets=(8, 16), batch_rows=3
+    )
+    assert [list(generation.tokens) for generation in generations] == expected['ragged'].tolist()
 
 
 CHANGES = {
@@ -93,6 +105,7 @@ def test_the_script_makes_these_goldens(monkeypatch):
 
     monkeypatch.delitem(sys.modules, 'make_goldens')
     assert tuple(make_goldens.CONFIGS) == NAMES
+    assert make_goldens.RAGGED == RAGGED
     for name, config in make_goldens.CONFIGS.items():
         written = load_decoder(FOLDER / name).architecture
         assert written == type(written).from_hf(config), name
