@@ -51,7 +51,7 @@ def scoring(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerBa
             max_new_tokens=settings.max_new_tokens,
             batch_rows=settings.batch_rows,
         )
-        statistics = code_statistics(gold, predictions, valid_codes=valid)
+        statistics = code_statistics(gold, predictions, valid_codes=valid, label_space=training_codes)
         metrics = statistics.compute(np.ones((1, len(statistics.unit_ids))))
         return {
             'split': settings.score_split,
