@@ -35,6 +35,7 @@ setup(
         'numpy>=2.0',
         'optax>=0.2.6',
         'orbax-checkpoint>=0.12',
+        'packaging>=24',
         'platformdirs>=4.2',
         'pyarrow>=17',
         'rapidfuzz>=3.9',

@@ -31,12 +31,14 @@ VERBS = {
     'sweep': 'train an experiment under several settings and seeds, and compare them in one table',
     'export': 'write the newest checkpoint as a Hugging Face folder',
     'score': 'log-probabilities of texts under a Hugging Face folder',
+    'cost': 'compare what runs have cost, and their scores at equal cost',
+    'doctor': 'check versions, devices, cluster, disks and the model; exit code 1 when there is a problem',
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
     'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], or gpu [attention] [lora] [full]',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'sweep', 'feasibility')
 _SCORING_FLAGS = ('gold', 'group', 'trim', 'merge_adjacent', 'label_space', 'training', 'spans')
-_NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'feasibility', 'bench')
+_NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'scaling', 'cost', 'doctor', 'feasibility', 'bench')
 
 USAGE = """\
 usage: ccl-jax VERB [flags]
@@ -48,7 +50,7 @@ usage: ccl-jax VERB [flags]
   --workdir DIR                  folder of the run
   --output DIR                   folder to write (export)
   --form NAME                    merged (a whole model, the default) or adapter (a LoRA run's alone, for peft) (export)
-  --model DIR                    Hugging Face folder with a tokenizer (score, code)
+  --model DIR                    Hugging Face folder with a tokenizer (score, code, doctor)
   --texts FILE                   one {{"text"}} or {{"prompt", "target"}} a line; - is standard input (score)
   --dtype NAME                   float32 (the default) or bfloat16 (score)
   --tensor N                     devices that share each layer (score)
@@ -75,13 +77,17 @@ usage: ccl-jax VERB [flags]
   --sample N                     print N random spans of each tier (expand)
   --codiesp DIR                  also plan CodiEsp v4 (bench plan)
   --scale N                      also plan N simulated examples from disk (bench plan)
+  --reference RUN                the run that others are compared with, by default the first (cost)
+  --metric NAME                  of the curve, micro_f1 by default (cost)
+  --cost NAME                    of the curve: flops (the default), tokens or device_seconds (cost)
+  --plot FILE                    draw the curve (cost)
   --search "WORDS"               find codes by their terms (icd)
   --topology NAME                a TPU slice such as v5e:8x8 instead of the devices here (feasibility)
   --num_slices N                 so many of them, joined by the network (feasibility)
   --buckets NAME                 longest (the default) or all (feasibility)
   --weak_scaling N[,N...]        numbers of chips to compare, with as many rows a chip as on --topology (feasibility)
   --epoch_tokens N               tokens of an epoch, 1e9 by default (feasibility)
-  --json                         print JSON (icd, code, eval, prepare --report_only, feasibility)
+  --json                         print JSON (icd, code, eval, prepare --report_only, cost, doctor, feasibility)
 """
 
 
@@ -135,7 +141,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         # --config names the file of the sweep; keys that are not its own are those of the runs' experiment.
         arguments, overrides = split_overrides(arguments)
     values, positional = _parse(verb, arguments)
-    if positional and verb not in ('code', 'icd', 'bench'):
+    if positional and verb not in ('code', 'icd', 'cost', 'bench'):
         raise UserError(f'unexpected argument "{positional[0]}"; flags begin with --')
     return globals()[f'_{verb}'](values, overrides if verb == 'sweep' else positional)
 
@@ -362,6 +368,42 @@ def _score(values: flags.FlagValues, _: list[str]) -> int:
     return 0
 
 
+def _cost(values: flags.FlagValues, workdirs: list[str]) -> int:
+    from ccl_jax.studies.cost import compare_runs, cost_report, name_runs, plot_curves, read_run
+
+    if not workdirs:
+        raise UserError('name the workdirs of the runs, as in "ccl-jax cost runs/a runs/b"')
+    paths = name_runs(workdirs)
+    runs = {name: read_run(path) for name, path in paths.items()}
+    by_path = {str(path): name for name, path in paths.items()}
+    reference = next(iter(runs)) if values.reference is None else by_path.get(values.reference, values.reference)
+    if reference not in runs:
+        raise UserError(f'the reference "{reference}" is none of the runs; choose one of {", ".join(runs)}')
+    comparison = compare_runs(
+        {name: ledger for name, (ledger, _) in runs.items()},
+        {name: scores for name, (_, scores) in runs.items()},
+        reference=reference,
+        metric=values.metric,
+        cost=values.cost,
+    )
+    print(json.dumps(comparison, indent=2) if values.json else cost_report(comparison))
+    if values.plot is not None:
+        plot_curves(comparison, Path(values.plot))
+    return 0
+
+
+def _doctor(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.studies.doctor import as_json, diagnose, doctor_report, has_problem
+
+    checks = diagnose(
+        values.config,
+        model=Path(values.model) if values.model else None,
+        workdir=Path(values.workdir) if values.workdir else None,
+    )
+    print(as_json(checks) if values.json else doctor_report(checks))
+    return 1 if has_problem(checks) else 0
+
+
 def _feasibility(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
     from ccl_jax.studies.feasibility import as_json, feasibility, report
@@ -464,6 +506,10 @@ def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]
     flags.DEFINE_integer('sample', 0, 'spans of each tier to print', flag_values=values)
     flags.DEFINE_string('codiesp', None, 'folder of CodiEsp v4', flag_values=values)
     flags.DEFINE_integer('scale', 0, 'simulated examples to plan', flag_values=values)
+    flags.DEFINE_string('reference', None, 'the run that others are compared with', flag_values=values)
+    flags.DEFINE_string('metric', 'micro_f1', 'metric of the curve', flag_values=values)
+    flags.DEFINE_string('cost', 'flops', 'cost of the curve', flag_values=values)
+    flags.DEFINE_string('plot', None, 'file of the curve', flag_values=values)
     flags.DEFINE_string('search', None, 'words to find codes by', flag_values=values)
     flags.DEFINE_string('topology', None, 'a TPU slice', flag_values=values)
     flags.DEFINE_integer('num_slices', 1, 'how many slices', flag_values=values)

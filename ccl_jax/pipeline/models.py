@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ccl_jax.config import BEST, Config, MeshSettings, TrainingPart
 from ccl_jax.data.tokenization import end_of_turn_id, load_tokenizer
 from ccl_jax.errors import UserError
+from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf import check_checkpoint, load_decoder, read_architecture, save_decoder
 from ccl_jax.model.lora import add_lora, split_trained
@@ -42,19 +43,28 @@ def check_model(config: Config) -> None:
     if config.base.enabled:
         positions = config.base.max_position_embeddings
     else:
-        architecture = check_checkpoint(config.model.path)
-        positions = architecture.max_position_embeddings
-        ids = len(load_tokenizer(config.model.path))
-        if ids > architecture.vocab_size:
-            raise UserError(
-                f'{config.model.path}: the tokenizer has {ids} ids and the model {architecture.vocab_size}; '
-                'use the tokenizer that belongs to the model'
-            )
+        positions = check_folder(config.model.path).max_position_embeddings
     longest = config.training.plan.longest_row
     if longest > positions:
         raise UserError(
             f'the longest bucket of {longest} tokens exceeds the model of {positions} positions; shorten data.buckets'
         )
+
+
+def check_folder(folder: str | Path) -> Architecture:
+    """Checks that weights and tokenizer can be read and belong together, from headers alone; returns the architecture.
+
+    Raises:
+        UserError: the folder is no checkpoint that can be read, or its tokenizer has more ids than the model.
+    """
+    architecture = check_checkpoint(folder)
+    ids = len(load_tokenizer(folder))
+    if ids > architecture.vocab_size:
+        raise UserError(
+            f'{folder}: the tokenizer has {ids} ids and the model {architecture.vocab_size}; '
+            'use the tokenizer that belongs to the model'
+        )
+    return architecture
 
 
 def load_start(config: Config, folder: Path, mesh: Mesh, lora: LoraSettings) -> Decoder:

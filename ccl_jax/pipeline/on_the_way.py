@@ -40,12 +40,13 @@ def scoring(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerBa
     gold = evaluated_documents(prepared, settings.score_split, settings.score_documents)
     release = open_release(config.release)
     # Codes that annotators used count as valid although the release may have retired them.
-    valid = ValidCodes(release, document_codes(prepared.documents('train')) | document_codes(gold))
+    training_codes = document_codes(prepared.documents('train'))
+    valid = ValidCodes(release, training_codes | document_codes(gold))
     codes = allowed_codes(settings.label_space, release)
 
     def measure(decoder: Decoder) -> dict[str, Any]:
         predictions, decoding = predict_documents(decoder, tokenizer, gold, decoding_settings(config), codes=codes)
-        statistics = code_statistics(gold, predictions, valid_codes=valid)
+        statistics = code_statistics(gold, predictions, valid_codes=valid, label_space=training_codes)
         metrics = statistics.compute(np.ones((1, len(statistics.unit_ids))))
         return {
             'split': settings.score_split,

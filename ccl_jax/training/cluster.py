@@ -36,7 +36,7 @@ def start_cluster(timeout: float = 60.0) -> str | None:
     Raises:
         UserError: an address or a number in the environment is wrong.
     """
-    given = _given()
+    given = given_processes()
     missing = (
         f'the processes of the run did not all come within {timeout:.0f} s; check that each was started, that they '
         'agree on their number, and that process 0 can be reached at its address'
@@ -69,7 +69,7 @@ def start_cluster(timeout: float = 60.0) -> str | None:
     return None
 
 
-def _given() -> dict[str, Any]:
+def given_processes() -> dict[str, Any]:
     """Returns what the environment says of the processes where no cluster does.
 
     Raises:

@@ -14,7 +14,7 @@ from flax import nnx
 
 from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
-from ccl_jax.model.counts import flops_per_token, lora_parameter_count, mean_keys
+from ccl_jax.model.counts import flops_per_token, generation_flops, lora_parameter_count, mean_keys, text_flops
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.lora import LoraParam, add_lora
 from ccl_jax.model.settings import LoraSettings
@@ -107,6 +107,31 @@ def test_adapters_are_counted_as_they_are():
     assert actual == 3 * 3 * (44 + 32 + 43)
     with pytest.raises(UserError, match='matches no linear'):
         lora_parameter_count(PLAIN, 3, 'nothing')
+
+
+@pytest.mark.parametrize('lora', [None, LoraSettings(), LORA])
+def test_flops_of_a_text_are_those_of_the_program_forward_and_backward_apart(lora):
+    adapted = lora if lora is not None and lora.enabled else None
+    forward, backward = text_flops(PLAIN, LENGTH, lora)
+    assert forward == pytest.approx(LENGTH * traced_flops(PLAIN, 'none', adapted))
+    both = traced_flops(PLAIN, 'lora' if adapted else 'full', adapted)
+    assert forward + backward == pytest.approx(LENGTH * both)
+
+
+@pytest.mark.parametrize('architecture', [PLAIN, WINDOWED], ids=['plain', 'windowed'])
+@pytest.mark.parametrize(('prompt', 'fed'), [(1, 0), (9, 0), (7, 4), (1, 8)])
+def test_flops_of_generation_token_by_token(architecture, prompt, fed):
+    hidden, heads = 20, 4 * 6
+    linears = hidden * heads * 2 + hidden * 2 * 6 * 2 + 3 * hidden * 23
+    expected = 0
+    for position in range(prompt + fed):
+        for layer in range(3):
+            windowed = architecture.sliding_window is not None and architecture.windowed[layer]
+            keys = min(position + 1, architecture.sliding_window) if windowed else position + 1
+            expected += 2 * linears + 2 * 2 * heads * keys
+        if position >= prompt - 1:
+            expected += 2 * hidden * 37
+    assert generation_flops(architecture, prompt, fed) == pytest.approx(expected, rel=1e-12)
 
 
 def test_flops_of_llama_8b_by_hand():

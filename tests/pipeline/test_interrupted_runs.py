@@ -21,8 +21,8 @@ from ccl_jax.data.plan import make_plan
 from ccl_jax.model.counts import flops_per_token
 from ccl_jax.model.hf import read_architecture
 from ccl_jax.model.settings import LoraSettings
-from ccl_jax.pipeline.train import _count_flops
 from ccl_jax.pipeline.workdir import workdir_config
+from ccl_jax.training.step_costs import StepCosts
 from tests.pipeline.conftest import MINIATURE, ROOT, STEPS, ccl_jax, ccl_jax_process, command, environment
 from tests.pipeline.test_train_and_eval import _losses
 
@@ -81,11 +81,18 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(miniature, tmp_path)
     assert process.returncode == 143, errors
     assert re.match(r'ccl-jax: SIGTERM: saved after step \d+ of 12;', errors.strip().splitlines()[-1])
     assert not (workdir / 'eval').exists()
+    assert 5 <= _training_cost(workdir)['steps'] < STEPS
     done = ccl_jax_process(*MINIATURE, f'--workdir={workdir}')
     assert done.returncode == 0, done.stderr
     assert 'resuming from the checkpoint' in done.stderr
     assert _losses(workdir) == _losses(miniature)
-    assert json.loads((workdir / 'goodput.json').read_text())['starts'] == 2
+    goodput = json.loads((workdir / 'goodput.json').read_text())
+    assert goodput['starts'] == 2
+    # What counts once is that of the run that was not interrupted; the time is of both starts.
+    cost, uninterrupted = _training_cost(workdir), _training_cost(miniature)
+    for name in ('steps', 'examples', 'tokens', 'padding_tokens', 'flops'):
+        assert cost[name] == uninterrupted[name]
+    assert cost['wall_seconds'] == pytest.approx(goodput['total_seconds'])
 
 
 @pytest.mark.slow
@@ -107,6 +114,10 @@ def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(miniature,
     assert _losses(workdir) == _losses(miniature)
 
 
+def _training_cost(workdir):
+    return json.loads((workdir / 'cost.json').read_text())['stages']['training']
+
+
 def _workers(pid):
     """The processes that read batches, among the children that any thread of `pid` has started."""
     children = [child for path in Path(f'/proc/{pid}/task').glob('*/children') for child in path.read_text().split()]
@@ -120,7 +131,8 @@ def test_two_processes_give_the_same_losses(miniature, tmp_path):
         free.bind(('127.0.0.1', 0))
         cluster = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free.getsockname()[1]}', 'JAX_NUM_PROCESSES': '2'}
     workdir = tmp_path / 'w'
-    arguments = command(*MINIATURE, '--config.eval.loss_every=5', f'--workdir={workdir}')
+    flags = ['--config.eval.loss_every=5', '--config.eval.score_every=6', '--config.eval.score_documents=4']
+    arguments = command(*MINIATURE, *flags, f'--workdir={workdir}')
     processes = [
         subprocess.Popen(
             arguments, cwd=ROOT, env=environment(**cluster, JAX_PROCESS_ID=rank), stdout=-1, stderr=-1, text=True
@@ -138,12 +150,18 @@ def test_two_processes_give_the_same_losses(miniature, tmp_path):
     assert 'process  host' in results[0][1]
     assert _losses(workdir) == pytest.approx(_losses(miniature), rel=1e-5)
     assert (workdir / 'eval' / 'test' / 'metrics.json').exists()
+    scores = [json.loads(line) for line in (workdir / 'scores.jsonl').read_text().splitlines()]
+    assert [(line['step'], line['decoding']['documents']) for line in scores] == [(5, 4), (STEPS - 1, 4)]
+    ledger = json.loads((workdir / 'cost.json').read_text())
+    assert ledger['device'] == {'kind': 'cpu', 'count': 2, 'processes': 2}
+    assert _training_cost(workdir)['tokens'] == _training_cost(miniature)['tokens']
 
 
 @pytest.mark.slow
 def test_the_dev_loss_is_measured_and_the_best_checkpoint_evaluated(miniature, tmp_path):
     workdir = tmp_path / 'w'
     flags = ['--config.eval.loss_every=5', '--config.eval.loss_documents=5', '--config.eval.checkpoint=best']
+    flags += ['--config.eval.score_every=6', '--config.eval.score_split=test']
     done = ccl_jax_process(*MINIATURE, *flags, f'--workdir={workdir}')
     assert done.returncode == 0, done.stderr
     assert _losses(workdir) == _losses(miniature)
@@ -154,6 +172,25 @@ def test_the_dev_loss_is_measured_and_the_best_checkpoint_evaluated(miniature, t
     metrics = json.loads((workdir / 'eval' / 'test' / 'metrics.json').read_text())
     assert metrics['decoding']['step'] == best
     assert len(ExampleStore.open(workdir / 'data' / 'dev-examples')) == 5
+    # The newest weights were the best, so those that the run scored last are those that its evaluation loaded.
+    assert best == STEPS
+    scores = [json.loads(line) for line in (workdir / 'scores.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in scores] == [5, STEPS - 1]
+    decoding = {name: value for name, value in scores[-1]['decoding'].items() if name != 'device_seconds'}
+    assert {'step': STEPS, **decoding} == metrics['decoding']
+    found = {name: value['value'] for name, value in metrics['metrics'].items() if name in scores[-1]['metrics']}
+    assert {name: scores[-1]['metrics'][name] for name in found} == pytest.approx(found)
+    assert {'micro_f1', 'mean_gold'} <= found.keys()
+    cost = _training_cost(workdir)
+    assert scores[-1]['cost']['tokens'] == sum(sum(task.values()) for task in cost['tokens'].values())
+    assert scores[-1]['cost']['flops'] == pytest.approx(sum(cost['flops'].values()))
+    goodput = json.loads((workdir / 'goodput.json').read_text())
+    aside = goodput['seconds']['evaluation'] + goodput['seconds']['scoring']
+    assert cost['wall_seconds'] == pytest.approx(goodput['total_seconds'] - aside, abs=2e-3)
+    evaluation = json.loads((workdir / 'cost.json').read_text())['stages']['evaluation']
+    assert evaluation.keys() == {'test', 'scores:test', 'loss:dev'}
+    assert evaluation['scores:test']['documents'] == 2 * evaluation['test']['documents'] == 16
+    assert evaluation['loss:dev']['documents'] == 3 * 5
 
 
 def test_a_dev_split_that_the_source_lacks(miniature):
@@ -163,13 +200,19 @@ def test_a_dev_split_that_the_source_lacks(miniature):
     assert 'no split "tes"' in done.stderr
 
 
+def test_a_split_to_score_that_the_source_lacks(miniature):
+    done = ccl_jax(*MINIATURE, '--config.eval.score_every=5', '--config.eval.score_split=tes', f'--workdir={miniature}')
+    assert done.returncode == 2
+    assert 'no split "tes" to score on the way; set eval.score_split to one of dev, test, train' in done.stderr
+
+
 def test_flops_of_a_step_are_those_of_its_texts(miniature):
     """Against the batches themselves: each segment of a batch by itself, padding left out."""
     config = workdir_config(miniature)
     store = ExampleStore.open(miniature / 'data' / 'examples')
     plan = make_plan(store.lengths, store.task_ids, store.target_starts, config.training.plan)
     architecture = read_architecture(miniature / 'base' / 'hf')
-    count = _count_flops(architecture, LoraSettings(), store, plan)
+    costs = StepCosts(store, plan, architecture, LoraSettings())
     batches = make_loader(store, plan, jax.sharding.SingleDeviceSharding(jax.devices()[0]), end_step=3, threads=0)
     for step, batch in batches:
         segments, weights = np.asarray(batch['segment_ids']), np.asarray(batch['loss_weights'])
@@ -180,4 +223,4 @@ def test_flops_of_a_step_are_those_of_its_texts(miniature):
                 if weights[row][inside].any():
                     length = int(inside.sum())
                     expected += length * flops_per_token(architecture, length, backward='full')
-        assert count(step) == pytest.approx(expected)
+        assert costs.flops_of(step) == pytest.approx(expected)

@@ -47,6 +47,7 @@ def test_a_run_that_ends_at_the_first_start(tmp_path, clock):
         'data_wait': 1,
         'checkpoint_wait': 2,
         'evaluation': 5,
+        'scoring': 0,
         'lost': 0,
     }
     assert sentence(report) == (

@@ -87,6 +87,7 @@ def fit_tiny(
     pause=0.0,
     lora=None,
     dev=None,
+    scoring=None,
     held_save=None,
     **options,
 ):
@@ -94,6 +95,7 @@ def fit_tiny(
 
     Args:
         dev: a DevSet.
+        scoring: a Scoring.
         lora: fields of LoraSettings, to train adapters alone.
         shapes: of the batches, in turn.
         change: (step, batch) -> batch, what a test does to the data.
@@ -132,6 +134,7 @@ def fit_tiny(
         frozen=frozen,
         dropout_seed=dropout_seed,
         dev=dev,
+        scoring=scoring,
     )
 
 
