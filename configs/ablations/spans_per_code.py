@@ -9,6 +9,8 @@ Variants:
     codiesp  the same from a pretrained checkpoint. Hardware: what the checkpoint needs to be trained. Not measured.
 
 What to look at: unseen.micro_f1, the codes whose evidence no span holds word for word.
+
+In the demo, each run makes its tokenizer and base model from its own documents and spans, so these differ a little too.
 """
 
 from ccl_jax.studies.sweep_config import sweep_config

@@ -12,6 +12,8 @@ Variants:
 
 The strata follow the spans of the arm: without the gold tier, the codes of S1 are S3. So compare micro_f1 and
 macro_f1_gold between arms, and S1 only between arms with the same codes in their spans.
+
+In the demo, each run makes its tokenizer and base model from its own documents and spans, so these differ a little too.
 """
 
 from ccl_jax.studies.sweep_config import sweep_config

@@ -134,7 +134,7 @@ def test_mistakes_on_the_command_line(argument, message):
 
 
 def test_a_file_that_is_no_sweep_and_arms_that_are_no_arms(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match='return sweep_config'):
+    with pytest.raises(UserError, match='names no file of a sweep'):
         check_sweep(ConfigDict({'data': {'steps': 3}}))
     with pytest.raises(UserError, match='the arms a and b are the same run'):
         sweep_of(tmp_path, {'a': {}, 'b': {'data.steps': 24}}, monkeypatch)
