@@ -226,7 +226,9 @@ class _Progress:
 
 def _read(tokenizer: PreTrainedTokenizerBase, generation: Generation) -> tuple[Answer, list[float]]:
     """Returns the parsed answer and the score of each item: the log-probability of its line."""
-    answer = parse_answer(str(tokenizer.decode(list(generation.tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)))
+    answer = parse_answer(
+        str(tokenizer.decode(list(generation.tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    )
     line_logprobs = [0.0]
     for token, logprob in zip(generation.tokens, generation.logprobs, strict=True):
         line_logprobs[-1] += logprob

@@ -1,7 +1,8 @@
 """Joins the processes of a run into one, and makes sure at the start that they can work together.
 
 Where the cluster names its processes (Slurm, GKE, Cloud TPU, Open MPI), jax finds them by itself. Elsewhere each is
-started with JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+started with JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Where hosts start
+minutes apart, CCL_JAX_JOIN_TIMEOUT says how many seconds to wait for them.
 """
 
 import contextlib
@@ -20,26 +21,31 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.errors import UserError
 
+JOIN_TIMEOUT = 'CCL_JAX_JOIN_TIMEOUT'
+
 _EXIT_CODE = 2
 _HOST_BYTES = 64
 
 
-def start_cluster(timeout: float = 60.0) -> str | None:
+def start_cluster(timeout: float | None = None) -> str | None:
     """Joins this process with the others of its run, if there are any; to be called before jax is used.
 
     Returns the table of processes, hosts and devices, or None where the run has one process. Once jax has been
     used, as in a notebook, it is too late to look for others, and the process is alone.
 
     Nothing can interrupt jax while it waits for a process that does not come, or in a collective that hangs. So where
-    that takes longer than `timeout` seconds, the process ends with code 2 after one sentence on standard error.
+    that takes longer than `timeout` seconds (by default what the environment says, or 60), the process ends with code 2
+    after one sentence on standard error.
 
     Raises:
         UserError: an address or a number in the environment is wrong.
     """
     given = given_processes()
+    timeout = float(_whole_number(JOIN_TIMEOUT) or 60) if timeout is None else timeout
     missing = (
         f'the processes of the run did not all come within {timeout:.0f} s; check that each was started, that they '
-        'agree on their number, and that process 0 can be reached at its address'
+        'agree on their number, and that process 0 can be reached at its address; where they start at different times, '
+        f'set {JOIN_TIMEOUT} to more seconds'
     )
     with _deadline(timeout, missing):
         try:
@@ -57,6 +63,7 @@ def start_cluster(timeout: float = 60.0) -> str | None:
             if not given and 'must be called before' in str(error):
                 return None
             _end(f'the processes of the run cannot be joined: {_first_line(error)}')
+    _take_devices()
     if jax.process_count() == 1:
         return None
     hangs = f'the first sum over all devices did not end within {timeout:.0f} s; a process or the network hangs'
@@ -84,12 +91,28 @@ def given_processes() -> dict[str, Any]:
         given['coordinator_address'] = address
     for argument, name in names.items():
         if name in os.environ:
-            if not os.environ[name].isdecimal():
-                raise UserError(f'{name} is "{os.environ[name]}"; it must be a whole number')
-            given[argument] = int(os.environ[name])
+            given[argument] = _whole_number(name)
     if 'coordinator_address' not in given and given:
         raise UserError(f'{names[next(iter(given))]} is set but JAX_COORDINATOR_ADDRESS is not; set it to HOST:PORT')
     return given
+
+
+def _whole_number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is not None and not text.isdecimal():
+        raise UserError(f'{name} is "{text}"; it must be a whole number')
+    return None if text is None else int(text)
+
+
+def _take_devices() -> None:
+    """Gives a process that is the only one on its Slurm node all GPUs that it sees; jax would take the first alone.
+
+    Where a node has several, jax gives the n-th the n-th GPU.
+    """
+    # The ranks of the processes on this node, separated by commas.
+    if os.environ.get('SLURM_GTIDS', ',').count(',') == 0:
+        for name in ('jax_cuda_visible_devices', 'jax_rocm_visible_devices'):
+            jax.config.update(name, 'all')
 
 
 def _try_collective() -> str:
