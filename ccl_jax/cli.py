@@ -4,91 +4,24 @@ Every mistake that a user can make ends in one sentence on standard error and ex
 gets SIGTERM saves and ends with 143, and the same command goes on from there.
 """
 
+import functools
+import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from ccl_jax.arguments import SCORING_FLAGS, VERBS, parse, usage
 from ccl_jax.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from ccl_jax.config import Config
-
-VERBS = {
-    'icd': 'show codes of ICD-10-CM, or find them by words',
-    'expand': 'make short spans (evidence -> code) for the code space',
-    'prepare': 'read the sources, make spans and examples, print the reports and the plan',
-    'plan': 'prepare what is missing, print the batch plan and draw it',
-    'train': 'prepare what is missing, train (resuming by itself), evaluate',
-    'eval': 'decode and score a split with the newest checkpoint, or score a file of predictions',
-    'code': 'code one or many notes: files, or standard input',
-    'sweep': 'train an experiment under several settings and seeds, and compare them in one table',
-    'export': 'write the newest checkpoint as a Hugging Face folder',
-    'score': 'log-probabilities of texts under a Hugging Face folder',
-    'cost': 'compare what runs have cost, and their scores at equal cost',
-    'doctor': 'check versions, devices, cluster, disks and the model; exit code 1 when there is a problem',
-    'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
-    'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], or gpu [attention] [lora] [full]',
-}
-_NEEDS_CONFIG = ('prepare', 'plan', 'train', 'sweep', 'feasibility')
-_SCORING_FLAGS = ('gold', 'group', 'trim', 'merge_adjacent', 'label_space', 'training', 'spans')
-_NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'scaling', 'cost', 'doctor', 'feasibility', 'bench')
-
-USAGE = """\
-usage: ccl-jax VERB [flags]
-
-{verbs}
-
-  --config FILE[:VARIANT]        experiment file (prepare, plan, train, feasibility); that of a sweep (sweep)
-  --config.section.key=VALUE     changes one value of it
-  --workdir DIR                  folder of the run
-  --output DIR                   folder to write (export)
-  --form NAME                    merged (a whole model, the default) or adapter (a LoRA run's alone, for peft) (export)
-  --model DIR                    Hugging Face folder with a tokenizer (score, code, doctor)
-  --texts FILE                   one {{"text"}} or {{"prompt", "target"}} a line; - is standard input (score)
-  --dtype NAME                   float32 (the default) or bfloat16 (score)
-  --tensor N                     devices that share each layer (score)
-  --html FILE                    also write the audit page (code)
-  --constrain NAME[,NAME...]     codes, evidence, format: what answers are held to; none for free text (code)
-  --recheck                      code each quote again by itself (code)
-  --split NAME                   split to evaluate instead of eval.split (eval)
-  --predictions, --gold FILE     score a file of predictions against one of documents (eval; needs no --workdir)
-  --group NAME                   note (the default) or group: unite the codes of one group_id (eval --predictions)
-  --merge_adjacent, --trim       clean spans before MDACE's evidence metrics (eval --predictions)
-  --label_space FILE             one code, or system<TAB>code, a line: labels of macro_f1_caml, and the valid codes
-                                 instead of those of the release (eval --predictions), or all that answers may
-                                 have (code)
-  --training, --spans FILE       what training saw, for strata and frequency buckets (eval --predictions)
-  --report_only                  only read the sources and print the reports (prepare; needs no --workdir)
-  --release PATH[,PATH...]       files or folders of a release instead of the embedded one (icd, expand, eval)
-  --out DIR                      folder to write (expand, sweep --write)
-  --tiers NAME[,NAME...]         gold, document, silver, synthetic, instead of expansion.tiers (expand)
-  --finder, --generator NAME     instead of expansion.finder, expansion.generator (expand)
-  --allow_remote                 let text leave this machine for the endpoint (expand, prepare, train, sweep)
-  --parallel N                   runs at a time (sweep)
-  --gather                       only make the table of the finished runs (sweep)
-  --write NAME                   write files for slurm, or 'jobset VARIABLE=VALUE ...', into --out instead (sweep)
-  --sample N                     print N random spans of each tier (expand)
-  --codiesp DIR                  also plan CodiEsp v4 (bench plan)
-  --scale N                      also plan N simulated examples from disk (bench plan)
-  --reference RUN                the run that others are compared with, by default the first (cost)
-  --metric NAME                  of the curve, micro_f1 by default (cost)
-  --cost NAME                    of the curve: flops (the default), tokens or device_seconds (cost)
-  --plot FILE                    draw the curve (cost)
-  --search "WORDS"               find codes by their terms (icd)
-  --topology NAME                a TPU slice such as v5e:8x8 instead of the devices here (feasibility)
-  --num_slices N                 so many of them, joined by the network (feasibility)
-  --buckets NAME                 longest (the default) or all (feasibility)
-  --weak_scaling N[,N...]        numbers of chips to compare, with as many rows a chip as on --topology (feasibility)
-  --epoch_tokens N               tokens of an epoch, 1e9 by default (feasibility)
-  --json                         print JSON (icd, code, eval, prepare --report_only, cost, doctor, feasibility)
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # transformers advises to install PyTorch, which only its models need.
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     if not arguments or arguments[0] in ('-h', '--help', 'help'):
-        print(_usage())
+        print(usage())
         return 0 if arguments else 2
     try:
         return _run(arguments[0], arguments[1:])
@@ -132,7 +65,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise UserError(f'unknown verb "{verb}"; verbs are {", ".join(VERBS)}')
     if '--help' in arguments or '-h' in arguments:
-        print(_usage())
+        print(usage())
         return 0
     overrides: list[str] = []
     if verb == 'sweep':
@@ -140,9 +73,7 @@ def _run(verb: str, arguments: list[str]) -> int:
 
         # --config names the file of the sweep; keys that are not its own are those of the runs' experiment.
         arguments, overrides = split_overrides(arguments)
-    values, positional = _parse(verb, arguments)
-    if positional and verb not in ('code', 'icd', 'cost', 'bench'):
-        raise UserError(f'unexpected argument "{positional[0]}"; flags begin with --')
+    values, positional = parse(verb, arguments)
     return globals()[f'_{verb}'](values, overrides if verb == 'sweep' else positional)
 
 
@@ -236,7 +167,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> int:
 def _eval(values: flags.FlagValues, _: list[str]) -> int:
     if values.predictions is not None:
         return _eval_predictions(values)
-    for flag in _SCORING_FLAGS:
+    for flag in SCORING_FLAGS:
         if values[flag].present:
             raise UserError(f'--{flag} belongs to the scoring of a file; give --predictions too')
     import dataclasses
@@ -295,7 +226,11 @@ def _code(values: flags.FlagValues, paths: list[str]) -> int:
     if (values.workdir is None) == (values.model is None):
         raise UserError('give either --workdir, of a run, or --model, a Hugging Face folder')
     notes = read_notes(paths)
-    coder = coder_of_run(Path(values.workdir)) if values.workdir else coder_of_folder(Path(values.model))
+    coder = (
+        coder_of_run(Path(values.workdir))
+        if values.workdir
+        else coder_of_folder(Path(values.model), values.release or '')
+    )
     coder = coder.changed(constrain=values.constrain, recheck=values.recheck, label_space=values.label_space)
     if coder.synthetic:
         print(SYNTHETIC_MODEL, file=sys.stderr)
@@ -341,7 +276,7 @@ def _experiment(arguments: Sequence[str]) -> 'Config':
     """The config that `ccl-jax train` would run by these arguments."""
     from ccl_jax.config import check_config
 
-    values, _ = _parse('train', list(arguments))
+    values, _ = parse('train', list(arguments))
     return check_config(_allowing(values, values.config))
 
 
@@ -383,7 +318,7 @@ def _cost(values: flags.FlagValues, workdirs: list[str]) -> int:
         {name: ledger for name, (ledger, _) in runs.items()},
         {name: scores for name, (_, scores) in runs.items()},
         reference=reference,
-        metric=values.metric,
+        metric=values.metric or 'micro_f1',
         cost=values.cost,
     )
     print(json.dumps(comparison, indent=2) if values.json else cost_report(comparison))
@@ -421,133 +356,57 @@ def _feasibility(values: flags.FlagValues, _: list[str]) -> int:
     return 0
 
 
-def _bench(values: flags.FlagValues, what: list[str]) -> int:
-    if what == ['plan']:
-        from ccl_jax.studies.bench_plan import bench_plan
+def _scaling(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.studies.scaling import draw, report, study_runs, to_json
 
-        print(bench_plan(Path(values.codiesp) if values.codiesp else None, scale=values.scale))
-    elif what == ['loader']:
-        from ccl_jax.studies.bench_loader import bench_loader
-
-        print(bench_loader())
-    elif what == ['load']:
-        from ccl_jax.studies.bench_load import bench_load
-
-        print(bench_load())
-    elif what == ['parity']:
-        from ccl_jax.studies.bench_parity import bench_parity
-
-        print(bench_parity())
-    elif what == ['checkpoint']:
-        from ccl_jax.studies.bench_checkpoint import bench_checkpoint
-
-        print(bench_checkpoint())
-    elif what == ['step']:
-        from ccl_jax.studies.bench_step import bench_step
-
-        print(bench_step())
-    elif what == ['decode']:
-        from ccl_jax.studies.bench_decode import bench_decode
-
-        print(bench_decode())
-    elif what == ['decode', 'vllm']:
-        from ccl_jax.studies.decode_vllm import bench_decode_vllm
-
-        print(bench_decode_vllm())
-    elif what[:1] == ['gpu']:
-        from ccl_jax.studies.bench_gpu import PARTS, bench_gpu
-
-        print(bench_gpu(what[1:] or PARTS))
-    else:
-        known = ('plan', 'loader', 'load', 'parity', 'checkpoint', 'step', 'decode', 'gpu')
-        names = ', '.join(f'"ccl-jax bench {name}"' for name in known)
-        raise UserError(f'name what to measure: {names}')
+    if not values.runs:
+        raise UserError('--runs is missing; name the folder of a sweep over sizes, or workdirs separated by commas')
+    study = study_runs([Path(path) for path in values.runs.split(',')], values.metric or 'loss')
+    print(json.dumps(to_json(study), indent=2) if values.json else report(study))
+    if values.plot is not None:
+        draw(study, Path(values.plot))
     return 0
 
 
-def _usage() -> str:
-    return USAGE.format(verbs='\n'.join(f'  {verb:<12}{what}' for verb, what in VERBS.items()))
+def _bench(values: flags.FlagValues, what: list[str]) -> int:
+    name, rest = (what[0], what[1:]) if what else ('', [])
+    if name not in BENCHMARKS or (rest and name not in ('gpu', 'decode')):
+        names = ', '.join(f'"ccl-jax bench {known}"' for known in BENCHMARKS)
+        raise UserError(f'name what to measure: {names}')
+    print(BENCHMARKS[name](values, rest))
+    return 0
 
 
-def _parse(verb: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """Parses the flags into a set of their own, so that no other library's flags are in the way."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', None, 'experiment file', flag_values=values, lock_config=True)
-    flags.DEFINE_string('workdir', None, 'folder of the run', flag_values=values)
-    flags.DEFINE_string('output', None, 'folder to write', flag_values=values)
-    flags.DEFINE_string('form', 'merged', 'form of the export', flag_values=values)
-    flags.DEFINE_string('model', None, 'Hugging Face folder', flag_values=values)
-    flags.DEFINE_string('texts', None, 'texts to score', flag_values=values)
-    flags.DEFINE_string('dtype', 'float32', 'type to score in', flag_values=values)
-    flags.DEFINE_integer('tensor', 1, 'devices that share each layer', flag_values=values)
-    flags.DEFINE_string('html', None, 'audit page to write', flag_values=values)
-    flags.DEFINE_string('constrain', None, 'what answers are held to', flag_values=values)
-    flags.DEFINE_bool('recheck', False, 'code each quote again', flag_values=values)
-    flags.DEFINE_string('split', None, 'split to evaluate', flag_values=values)
-    flags.DEFINE_string('predictions', None, 'predictions to score', flag_values=values)
-    flags.DEFINE_string('gold', None, 'documents to score against', flag_values=values)
-    flags.DEFINE_string('group', 'note', 'unit of the codes', flag_values=values)
-    flags.DEFINE_bool('merge_adjacent', False, 'merge neighbouring spans', flag_values=values)
-    flags.DEFINE_bool('trim', False, 'trim spans', flag_values=values)
-    flags.DEFINE_string('label_space', None, 'codes of the label space', flag_values=values)
-    flags.DEFINE_string('training', None, 'training documents', flag_values=values)
-    flags.DEFINE_string('spans', None, 'training spans', flag_values=values)
-    flags.DEFINE_bool('json', False, 'print JSON', flag_values=values)
-    flags.DEFINE_bool('report_only', False, 'only read the sources and print the reports', flag_values=values)
-    flags.DEFINE_string('release', None, 'files or folders of a release', flag_values=values)
-    flags.DEFINE_string('out', None, 'folder to write', flag_values=values)
-    flags.DEFINE_string('tiers', None, 'tiers of spans', flag_values=values)
-    flags.DEFINE_string('finder', None, 'who finds silver evidence', flag_values=values)
-    flags.DEFINE_string('generator', None, 'who writes synthetic spans', flag_values=values)
-    flags.DEFINE_bool('allow_remote', False, 'let text leave this machine', flag_values=values)
-    flags.DEFINE_integer('parallel', 1, 'runs at a time', flag_values=values)
-    flags.DEFINE_bool('gather', False, 'only make the table', flag_values=values)
-    flags.DEFINE_string('write', None, 'files of which cluster to write', flag_values=values)
-    flags.DEFINE_integer('sample', 0, 'spans of each tier to print', flag_values=values)
-    flags.DEFINE_string('codiesp', None, 'folder of CodiEsp v4', flag_values=values)
-    flags.DEFINE_integer('scale', 0, 'simulated examples to plan', flag_values=values)
-    flags.DEFINE_string('reference', None, 'the run that others are compared with', flag_values=values)
-    flags.DEFINE_string('metric', 'micro_f1', 'metric of the curve', flag_values=values)
-    flags.DEFINE_string('cost', 'flops', 'cost of the curve', flag_values=values)
-    flags.DEFINE_string('plot', None, 'file of the curve', flag_values=values)
-    flags.DEFINE_string('search', None, 'words to find codes by', flag_values=values)
-    flags.DEFINE_string('topology', None, 'a TPU slice', flag_values=values)
-    flags.DEFINE_integer('num_slices', 1, 'how many slices', flag_values=values)
-    flags.DEFINE_string('buckets', 'longest', 'which buckets to compile', flag_values=values)
-    flags.DEFINE_string('weak_scaling', None, 'numbers of chips to compare', flag_values=values)
-    flags.DEFINE_float('epoch_tokens', 1e9, 'tokens of an epoch', flag_values=values)
-    if verb != 'sweep':
-        _check_overrides(arguments)
-    # Values of config keys are looked for in sys.argv by ml_collections.
-    sys.argv = ['ccl-jax', *arguments]
-    try:
-        positional = values(sys.argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise UserError(f'unknown flag --{error.flagname}; "ccl-jax --help" lists them') from None
-    except (flags.Error, OSError) as error:
-        # An error inside an experiment file comes with its whole traceback; the last line says what it is.
-        raise UserError(str(error).strip().splitlines()[-1]) from None
-    except Exception as error:  # whatever an experiment file raises
-        raise UserError(f'the experiment file cannot be loaded: {type(error).__name__}: {error}') from None
-    config = values.config
-    if config is not None and not isinstance(config, ConfigDict):
-        # ml_collections hands out an object that fails on use where the file could not be loaded.
-        name = config_flags.get_config_filename(values['config'])
-        raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
-    scores_file = verb == 'eval' and values.predictions is not None
-    if values.workdir is None and verb not in _NEEDS_NO_WORKDIR and not values.report_only and not scores_file:
-        raise UserError('--workdir is missing; name the folder of the run')
-    if verb in _NEEDS_CONFIG and config is None:
-        raise UserError('--config is missing; name an experiment file such as configs/demo.py')
-    return values, positional
+def _bench_plan(values: flags.FlagValues, _: list[str]) -> str:
+    from ccl_jax.studies.bench_plan import bench_plan
+
+    return bench_plan(Path(values.codiesp) if values.codiesp else None, scale=values.scale)
 
 
-def _check_overrides(arguments: Sequence[str]) -> None:
-    """Refuses `--config.key=value` of a key that no config has, naming the nearest one."""
-    names = [argument.lstrip('-').partition('=')[0] for argument in arguments if argument.startswith('-')]
-    overrides = [name.removeprefix('config.') for name in names if name.startswith('config.')]
-    if overrides:
-        from ccl_jax.config import check_key
+def _bench_gpu(_: flags.FlagValues, parts: list[str]) -> str:
+    from ccl_jax.studies.bench_gpu import PARTS, bench_gpu
 
-        for name in overrides:
-            check_key(name)
+    return bench_gpu(parts or PARTS)
+
+
+def _bench_decode(_: flags.FlagValues, beside: list[str]) -> str:
+    if beside == ['vllm']:
+        from ccl_jax.studies.decode_vllm import bench_decode_vllm
+
+        return bench_decode_vllm()
+    if beside:
+        raise UserError(f'decoding is not compared with "{beside[0]}"; choose "ccl-jax bench decode [vllm]"')
+    return _plain_bench('decode')
+
+
+def _plain_bench(name: str, *_: object) -> str:
+    """Runs `bench_<name>` of the module of that name."""
+    return getattr(importlib.import_module(f'ccl_jax.studies.bench_{name}'), f'bench_{name}')()
+
+
+BENCHMARKS: dict[str, Callable[[flags.FlagValues, list[str]], str]] = {
+    'plan': _bench_plan,
+    **{name: functools.partial(_plain_bench, name) for name in ('loader', 'load', 'parity', 'checkpoint', 'step')},
+    'decode': _bench_decode,
+    'gpu': _bench_gpu,
+}
