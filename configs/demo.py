@@ -4,7 +4,7 @@
 
 Hardware: 2 CPU cores. The README has the measured time and scores.
 `configs/demo.py:small` has fewer codes, shorter notes and a decoder of 158,528 parameters, for sweeps
-(configs/ablations): it learns some, in about 45 s of processor time.
+(configs/ablations): it learns some, in about 40 s of processor time.
 `configs/demo.py:ci` is the same path in miniature; its scores say nothing.
 
 What happens: notes are written from the embedded ICD-10-CM release (`sources.synthetic_notes`);

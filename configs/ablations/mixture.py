@@ -6,8 +6,8 @@
 
 Variants:
     demo     4 shares x 3 seeds of configs/demo.py:small, from documents alone to mostly spans. Hardware: 2 CPU
-             cores; 16 minutes at --parallel 3 beside much other work, an interruption included (2026-11-27);
-             about 45 s of processor time a run. results/mixture_demo.md has the table.
+             cores; 8.2 minutes, with --parallel 4, beside other work and interrupted once (8.2 minutes of
+             processor time; Python 3.11, jax 0.10.2, 2026-11-27). results/mixture_demo.md has the table.
     codiesp  5 shares x 3 seeds from a pretrained checkpoint. Hardware: what the checkpoint needs to be trained. Not
              measured.
 
