@@ -51,11 +51,14 @@ setup(
     extras_require={
         'test': [
             'hypothesis>=6.100',
+            # Schemas of 100 MB, wanted once.
+            'kubernetes-validate>=1.33; python_version < "3.12"',
             'mypy>=1.13',
             'openai>=1.60',
             'peft>=0.17; python_version < "3.12"',
             'pytest>=8',
             'pytest-xdist>=3.6',
+            'PyYAML>=6.0',
             'ruff>=0.9',
             'scikit-learn>=1.5',
             'selenium>=4.20',

@@ -25,7 +25,7 @@ VERBS = {
     'doctor': 'check versions, devices, cluster, disks and the model; exit code 1 when there is a problem',
     'scaling': 'fit a scaling law to runs of several model and data sizes, and foretell the next size',
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
-    'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], or gpu [attention] [lora] [full]',
+    'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], constraints, gpu [PART ...]',
 }
 _NEEDS_CONFIG = ('prepare', 'plan', 'train', 'sweep', 'feasibility')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'scaling', 'cost', 'doctor', 'feasibility', 'bench')
@@ -88,7 +88,7 @@ FLAGS = (
     Flag('write', None, 'NAME', "write files for slurm, or 'jobset VARIABLE=VALUE ...', into --out instead (sweep)"),
     Flag('runs', None, 'DIRS', 'workdirs, or folders of such (scaling)'),
     Flag('sample', 0, 'N', 'print N random spans of each tier (expand)'),
-    Flag('codiesp', None, 'DIR', 'also plan CodiEsp v4 (bench plan)'),
+    Flag('codiesp', None, 'DIR', 'measure on CodiEsp v4 (bench plan, bench constraints)'),
     Flag('scale', 0, 'N', 'also plan N simulated examples from disk (bench plan)'),
     Flag('reference', None, 'RUN', 'the run that others are compared with, by default the first (cost)'),
     Flag('metric', None, 'NAME', 'of the curve, micro_f1 by default (cost); the dev loss of a task (scaling)'),

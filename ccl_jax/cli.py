@@ -383,6 +383,12 @@ def _bench_plan(values: flags.FlagValues, _: list[str]) -> str:
     return bench_plan(Path(values.codiesp) if values.codiesp else None, scale=values.scale)
 
 
+def _bench_constraints(values: flags.FlagValues, _: list[str]) -> str:
+    from ccl_jax.studies.bench_constraints import bench_constraints
+
+    return bench_constraints(Path(values.codiesp) if values.codiesp else None)
+
+
 def _bench_gpu(_: flags.FlagValues, parts: list[str]) -> str:
     from ccl_jax.studies.bench_gpu import PARTS, bench_gpu
 
@@ -408,5 +414,6 @@ BENCHMARKS: dict[str, Callable[[flags.FlagValues, list[str]], str]] = {
     'plan': _bench_plan,
     **{name: functools.partial(_plain_bench, name) for name in ('loader', 'load', 'parity', 'checkpoint', 'step')},
     'decode': _bench_decode,
+    'constraints': _bench_constraints,
     'gpu': _bench_gpu,
 }

@@ -43,6 +43,8 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
+KillWait=5
+KillOnBadExit=1
 SchedulerParameters=sched_interval=1
 """
 
@@ -78,7 +80,7 @@ class SlurmCluster:
         lines = self.call('scontrol', '--oneliner', 'show', 'job', job).splitlines()
         return [dict(word.split('=', 1) for word in line.split() if '=' in word) for line in lines if line]
 
-    def wait(self, job: str, seconds: float = 600) -> list[dict[str, str]]:
+    def wait(self, job: str, seconds: float = 120) -> list[dict[str, str]]:
         """Waits until a job, or each task of an array, has ended for good."""
 
         def ended() -> bool:

@@ -62,13 +62,15 @@ if os.environ.get('SLURM_RESTART_COUNT', '0') == '0':
 sys.exit(main())
 """
 
-# In place of training: says what it was given, and can wait for SIGTERM, or fail.
+# In place of training: says what it was given, and can wait for SIGTERM, or fail, process 0 first.
 FAKE = """
 import os, signal, sys, time
 print('started', os.environ['SLURM_PROCID'], sys.argv[1:], flush=True)
 if os.environ.get('WAIT'):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     time.sleep(120)
+if os.environ['SLURM_PROCID'] != '0':
+    time.sleep(2)
 sys.exit(int(os.environ.get('CODE', '0')))
 """
 
@@ -132,7 +134,7 @@ def test_two_nodes_train_as_one_process_does_and_go_on_after_sigterm(slurm, sing
 
     wait_until(held, 600, lambda: log.read_text() + slurm.logs())
     slurm.call('scancel', '--signal=TERM', job)
-    (ended,) = slurm.wait(job)
+    (ended,) = slurm.wait(job, 900)
     text = log.read_text()
     assert (ended['JobState'], ended['Restarts'], ended['NumNodes']) == ('COMPLETED', '1', '2'), text
     assert text.count('ccl-jax: SIGTERM: saved after step') == 2, text
@@ -177,7 +179,7 @@ def test_an_array_trains_one_line_of_the_file_a_task(slurm, single, tmp_path):
         *('--array=1-4', f'--output={tmp_path}/log-%a', f'--chdir={ROOT}', SCRIPT),
         **variables(tmp_path, HELD, XLA_FLAGS=xla_flags(1), CCL_RUNS=str(runs)),
     )
-    ended = slurm.wait(job)
+    ended = slurm.wait(job, 900)
     logs = '\n'.join(path.read_text() for path in tmp_path.glob('log-*'))
     assert [task['JobState'] for task in ended] == ['COMPLETED'] * 4, logs
     for workdir, arm in zip(workdirs, arms, strict=True):
@@ -211,7 +213,7 @@ def test_a_job_that_is_cancelled_stays_so(slurm, tmp_path):
 
 def test_a_failure_is_not_tried_again(slurm, tmp_path):
     log = tmp_path / 'log'
-    job = slurm.submit(f'--output={log}', SCRIPT, 'c', 'w', **variables(tmp_path, FAKE, CODE='2'))
+    job = slurm.submit('--nodes=2', f'--output={log}', SCRIPT, 'c', 'w', **variables(tmp_path, FAKE, CODE='2'))
     (ended,) = slurm.wait(job)
     assert (ended['JobState'], ended['ExitCode'], ended['Restarts']) == ('FAILED', '2:0', '0')
 

@@ -68,6 +68,14 @@ def test_who_stays_alone_ends_with_a_sentence(process):
     assert time.monotonic() - began < 40
 
 
+def test_the_environment_says_how_long_to_wait(monkeypatch):
+    monkeypatch.setenv('CCL_JAX_JOIN_TIMEOUT', '3')
+    alone = start(START.replace('float(sys.argv[1])', ''), free_port(), 0, 0)
+    _, errors = alone.communicate(timeout=40)
+    assert alone.returncode == 2
+    assert 'did not all come within 3 s' in errors
+
+
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others_with_a_sentence():
     port = free_port()
@@ -97,6 +105,7 @@ def test_without_a_cluster_the_process_is_alone(monkeypatch):
         ({'JAX_COORDINATOR_ADDRESS': 'somewhere'}, 'HOST:PORT'),
         ({'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1', 'JAX_NUM_PROCESSES': 'two'}, 'JAX_NUM_PROCESSES is "two"'),
         ({'JAX_PROCESS_ID': '0'}, 'JAX_COORDINATOR_ADDRESS is not'),
+        ({'CCL_JAX_JOIN_TIMEOUT': '1m'}, 'CCL_JAX_JOIN_TIMEOUT is "1m"'),
     ],
 )
 def test_a_wrong_environment_is_named(monkeypatch, environment, says):
