@@ -1,5 +1,6 @@
 """Scores of items and the cutting of long notes, with a stand-in for the model."""
 
+import types
 from unittest import mock
 
 import pytest
@@ -7,8 +8,15 @@ import pytest
 from ccl_jax.data.tokenization import encode_prompt, encode_target, train_tokenizer
 from ccl_jax.decoding import predict
 from ccl_jax.decoding.generate import Generation
+from ccl_jax.model.architecture import Architecture
 from ccl_jax.records import Document
 from ccl_jax.tasks.prompts import document_prompt
+
+# What is asked of a decoder beside generating, which the tests do themselves: the sizes, for the FLOPs.
+SIZES = {'vocab_size': 300, 'hidden_size': 8, 'intermediate_size': 16, 'num_hidden_layers': 1, 'head_dim': 4}
+DECODER = types.SimpleNamespace(
+    architecture=Architecture(**SIZES, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512)
+)
 
 ANSWER = '## ICD Codes\n- gout -> M10.9\nnonsense\n- -> I10'
 
@@ -29,7 +37,7 @@ def _predict(tokenizer, documents, buckets=(64,), ended=True):
 
     with mock.patch.object(predict, 'generate', generate):
         predictions, report = predict.predict_documents(
-            None, tokenizer, documents, buckets=buckets, max_new_tokens=64, batch_rows=2
+            DECODER, tokenizer, documents, buckets=buckets, max_new_tokens=64, batch_rows=2
         )
     return predictions, report, prompts_seen, tokens, logprobs
 
