@@ -60,3 +60,14 @@ def test_the_mean_share_of_a_curriculum_is_the_same(monkeypatch):
     for config in configs.values():
         plan = config.training.plan
         assert (plan.mix['span'] + plan.mix_end['span']) / 2 == pytest.approx(0.5)
+
+
+def test_the_scaling_grid_is_five_sizes_by_three_numbers_of_documents(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr('sys.argv', ['ccl-jax'])
+    sweep = check_sweep(load('scaling/demo').get_config())
+    configs = [run.config for run in runs_of(sweep, Path('w'), _experiment, [])]
+    sizes = {config.base.hidden_size for config in configs}
+    documents = {config.sources.max_train_documents for config in configs}
+    assert len(configs) == 15 == len(sizes) * len(documents)
+    assert all(config.eval.loss_every and config.training.plan.epochs == 1 for config in configs)
