@@ -132,7 +132,7 @@ class EvalSettings:
     def __post_init__(self) -> None:
         if self.checkpoint not in (NEWEST, BEST):
             raise UserError(f'checkpoint is "{self.checkpoint}"; choose {NEWEST} or {BEST}')
-        check_choices(self.constrain, self.overlong)
+        check_choices(self.constrain, self.overlong, self.max_new_tokens)
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
             raise UserError(f'baselines has "{unknown[0]}"; choose of {", ".join(BASELINES)}, or none')

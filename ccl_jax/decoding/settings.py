@@ -6,6 +6,8 @@ from ccl_jax.errors import UserError
 
 CONSTRAINTS = ('codes', 'evidence', 'format')
 OVERLONG = ('windows', 'truncate')
+# Headings alone, and in the worst case a token each byte: an answer that is held to a format must have this room.
+LEAST_NEW_TOKENS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,13 @@ class DecodingSettings:
     recheck: bool = False
 
 
-def check_choices(constrain: tuple[str, ...], overlong: str) -> None:
-    """Raises UserError where a name is not one of the choices."""
+def check_choices(constrain: tuple[str, ...], overlong: str, max_new_tokens: int) -> None:
+    """Raises UserError where a name is not one of the choices, or a constrained answer could not be closed."""
+    if constrain and max_new_tokens < LEAST_NEW_TOKENS:
+        raise UserError(
+            f'max_new_tokens is {max_new_tokens}; a constrained answer needs at least {LEAST_NEW_TOKENS}: raise it, or '
+            'set constrain to ()'
+        )
     for field, values, choices in (('constrain', constrain, CONSTRAINTS), ('overlong', (overlong,), OVERLONG)):
         for value in values:
             if value not in choices:

@@ -64,7 +64,7 @@ class Coder:
         settings = dataclasses.replace(self.settings, recheck=self.settings.recheck or recheck)
         if constrain is not None:
             names = () if constrain == 'none' else tuple(filter(None, constrain.split(',')))
-            check_choices(names, settings.overlong)
+            check_choices(names, settings.overlong, settings.max_new_tokens)
             settings = dataclasses.replace(settings, constrain=names)
         codes = self.codes if label_space is None else allowed_codes(label_space, self.release)
         return dataclasses.replace(self, settings=settings, codes=codes)

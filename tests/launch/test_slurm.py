@@ -34,7 +34,7 @@ FLAGS = [
     '--config.data.buckets=(288,)',
     '--config.optimizer.name=adamw',
     '--config.train.checkpoint_every=4',
-    '--config.eval.max_new_tokens=4',
+    '--config.eval.max_new_tokens=16',
     '--config.eval.bootstrap_samples=10',
 ]
 

@@ -48,7 +48,7 @@ def lora_run(miniature, tmp_path_factory) -> Path:
         '--config.data.steps=4',
         '--config.optimizer.warmup_steps=0',
         '--config.optimizer.learning_rate=0.02',
-        '--config.eval.max_new_tokens=8',
+        '--config.eval.max_new_tokens=16',
         f'--workdir={workdir}',
     )
     assert done.returncode == 0, done.stderr

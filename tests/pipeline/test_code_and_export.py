@@ -147,7 +147,7 @@ def test_training_goes_on_from_an_exported_folder(exported, tmp_path):
         '--config.data.tokens_per_step=1024',
         '--config.data.steps=3',
         '--config.optimizer.warmup_steps=0',
-        '--config.eval.max_new_tokens=8',
+        '--config.eval.max_new_tokens=16',
         f'--workdir={tmp_path / "own"}',
     )
     assert done.returncode == 0, done.stderr

@@ -107,9 +107,9 @@ def test_a_run_of_another_config_is_refused_before_anything_starts(tmp_path, mon
 def test_other_settings_of_the_evaluation_are_evaluated_anew(tmp_path, monkeypatch):
     _, runs = sweep_of(tmp_path / 'w', ['quick'], monkeypatch, seeds=(0,))
     run_all(runs, command=fake_command(tmp_path, runs))
-    _, runs = sweep_of(tmp_path / 'w', ['quick'], monkeypatch, seeds=(0,), overrides={'eval.max_new_tokens': 7})
+    _, runs = sweep_of(tmp_path / 'w', ['quick'], monkeypatch, seeds=(0,), overrides={'eval.max_new_tokens': 17})
     assert not is_finished(runs[0])
     run_all(runs, command=fake_command(tmp_path, runs))
     assert starts(runs[0]) == 2
     assert is_finished(runs[0])
-    assert json.loads((runs[0].workdir / 'config.json').read_text())['eval']['max_new_tokens'] == 7
+    assert json.loads((runs[0].workdir / 'config.json').read_text())['eval']['max_new_tokens'] == 17
