@@ -79,13 +79,20 @@ class _GoesOn:
 
 
 def bench_constraints(
-    codiesp: Path | None = None, *, documents: int = _DOCUMENTS, repeats: int = 3, rows: int = _ROWS
+    codiesp: Path | None = None,
+    *,
+    documents: int = _DOCUMENTS,
+    repeats: int = 3,
+    rows: int = _ROWS,
+    new_tokens: int = _NEW_TOKENS,
 ) -> str:
     """Decodes with and without constraints, in turn, and returns what was found as text.
 
     Args:
         codiesp: folder of CodiEsp v4, whose English training documents are decoded; without it synthetic notes.
         documents: how many.
+        rows: decoded at a time.
+        new_tokens: of an answer at most.
 
     Raises:
         UserError: there is no CodiEsp in the folder.
@@ -101,11 +108,11 @@ def bench_constraints(
     notes, prompts = [notes[i] for i in kept], [prompts[i] for i in kept]
     lines = [
         f'{decoder.architecture.parameter_count() / 1e6:.1f} million random parameters, float32; {len(notes)} documents'
-        f' of {statistics.median(map(len, prompts)):.0f} tokens (median), at most {_NEW_TOKENS} new ones each, {rows} '
+        f' of {statistics.median(map(len, prompts)):.0f} tokens (median), at most {new_tokens} new ones each, {rows} '
         f'at a time; {len(release)} codes, {len(tokenizer)} token ids; {os.cpu_count()} cores'
     ]
     for output_format in FORMATS:
-        measured = _measure(decoder, tokenizer, release, notes, prompts, output_format, repeats, rows)
+        measured = _measure(decoder, tokenizer, release, notes, prompts, output_format, repeats, rows, new_tokens)
         lines += ['', f'{output_format}:', *measured]
     return '\n'.join(lines)
 
@@ -119,6 +126,7 @@ def _measure(
     output_format: str,
     repeats: int,
     rows: int,
+    new_tokens: int,
 ) -> list[str]:
     end = end_of_turn_id(tokenizer)
     began = time.process_time()
@@ -129,17 +137,17 @@ def _measure(
         codes=release.codes(),
         evidence=True,
         format=True,
-        max_new_tokens=_NEW_TOKENS,
+        max_new_tokens=new_tokens,
     )
     built = time.process_time() - began
 
-    def decode(constrained: bool, new_tokens: int) -> list[Generation]:
+    def decode(constrained: bool, most: int) -> list[Generation]:
         return generate(
             decoder,
             prompts,
             # Without constraints nothing says when an answer ends.
             end_ids=(end,) if constrained else (),
-            max_new_tokens=new_tokens,
+            max_new_tokens=most,
             buckets=_BUCKETS,
             batch_rows=rows,
             constraints=[_GoesOn(constraints.of_document(n.text), end) for n in notes] if constrained else None,
@@ -147,9 +155,9 @@ def _measure(
         )
 
     ways: dict[tuple[str, str], Callable[[], list[Generation]]] = {
-        (FREE, 'answers'): lambda: decode(False, _NEW_TOKENS),
+        (FREE, 'answers'): lambda: decode(False, new_tokens),
         (FREE, 'prompts'): lambda: decode(False, 1),
-        (CONSTRAINED, 'answers'): lambda: decode(True, _NEW_TOKENS),
+        (CONSTRAINED, 'answers'): lambda: decode(True, new_tokens),
         (CONSTRAINED, 'prompts'): lambda: decode(True, 1),
     }
     answers = {way: run() for way, run in ways.items()}
