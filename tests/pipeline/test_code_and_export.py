@@ -30,10 +30,10 @@ def test_code_reads_files_and_standard_input(miniature, tmp_path):
     assert a['codes'] == b['codes']
     for code in a['codes']:
         for evidence in code['evidence']:
-            assert ' '.join(NOTE[begin:end] for begin, end in evidence['parts']) in ('', evidence['text'])
+            assert ' '.join(NOTE[begin:end] for begin, end in evidence['parts']) == evidence['text'] != ''
     assert 'synthetic' in from_file.stderr
     readable = ccl_jax('code', f'--workdir={miniature}', str(path))
-    assert readable.stdout.startswith(f'{path}: {len(a["codes"])} codes')
+    assert readable.stdout.startswith(f'{path}: {len(a["codes"])} code')
 
 
 def test_what_the_model_writes_comes_out_with_titles_and_offsets(miniature, tmp_path):
@@ -65,24 +65,33 @@ def test_the_table_shows_titles_offsets_and_what_was_not_found():
                     {
                         'code': 'I10',
                         'title': 'Essential (primary) hypertension',
+                        'score': -0.25,
+                        'flags': [],
                         'evidence': [{'parts': [[3, 6]], 'text': 'HTN'}],
                     },
-                    {'code': 'Q99.999', 'title': None, 'evidence': [{'parts': [], 'text': 'made up'}]},
+                    {
+                        'code': 'Q99.999',
+                        'title': None,
+                        'score': None,
+                        'flags': ['not_in_release', 'ungrounded'],
+                        'evidence': [{'parts': [], 'text': 'made\nup'}],
+                    },
                 ],
             }
         ]
     )
     assert shown.split('\n') == [
         'n: 2 codes',
-        '  I10       Essential (primary) hypertension',
+        '  I10       Essential (primary) hypertension  score -0.25',
         '            "HTN" [3-6]',
-        '  Q99.999   not in the release',
+        '  Q99.999   not in the release  [not in release, ungrounded]',
         '            "made up" [not found in the note]',
     ]
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'), [(None, 'cannot read'), (b'', 'empty'), (b'\xff\xfe\x00', 'not UTF-8')]
+    ('content', 'message'),
+    [(None, 'cannot read'), (b'', 'empty'), (b'\xff\xfe\x00', 'not UTF-8'), (b'PK\x03\x00\x00', 'binary')],
 )
 def test_unusable_notes_are_refused(miniature, tmp_path, content, message):
     path = tmp_path / 'note.txt'
@@ -152,3 +161,62 @@ def test_training_goes_on_from_an_exported_folder(exported, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert 'SYNTHETIC' not in done.stdout.upper()
+
+
+def test_an_exported_folder_codes_like_its_run(miniature, exported, tmp_path):
+    path = tmp_path / 'note.txt'
+    path.write_text(NOTE * 3, encoding='utf-8')
+    of_run, of_folder = (
+        ccl_jax('code', flag, '--json', str(path)) for flag in (f'--workdir={miniature}', f'--model={exported}')
+    )
+    assert of_run.returncode == of_folder.returncode == 0, of_folder.stderr
+    assert json.loads(of_run.stdout) == json.loads(of_folder.stdout)
+    assert 'synthetic' in of_folder.stderr
+    assert json.loads((exported / 'ccl_jax.json').read_text())['output_format'] == 'pairs'
+
+
+def test_code_wants_one_model(miniature, exported):
+    for flags in ([], [f'--workdir={miniature}', f'--model={exported}']):
+        done = ccl_jax('code', *flags, 'note.txt')
+        assert done.returncode == 2
+        assert 'either --workdir' in done.stderr
+
+
+def test_a_long_note_is_coded_in_windows_with_offsets_into_the_whole(miniature, tmp_path):
+    path = tmp_path / 'note.txt'
+    text = '\n'.join(f'Visit {i}. {NOTE}' for i in range(60))
+    path.write_text(text, encoding='utf-8')
+    done = ccl_jax('code', f'--workdir={miniature}', '--json', '--recheck', str(path))
+    assert done.returncode == 0, done.stderr
+    assert 'in 0 windows' not in done.stderr
+    assert 'windows' in done.stderr
+    for code in json.loads(done.stdout)['codes']:
+        assert code['title'] is not None
+        for evidence in code['evidence']:
+            assert evidence['parts']
+            assert ' '.join(text[begin:end] for begin, end in evidence['parts']) == evidence['text']
+
+
+def test_a_label_space_holds_answers_to_it_and_free_text_is_a_choice(miniature, tmp_path):
+    path, codes = tmp_path / 'note.txt', tmp_path / 'codes.txt'
+    path.write_text(NOTE, encoding='utf-8')
+    codes.write_text('I10\nm109\n', encoding='utf-8')
+    done = ccl_jax('code', f'--workdir={miniature}', '--json', f'--label_space={codes}', str(path))
+    assert done.returncode == 0, done.stderr
+    assert {code['code'] for code in json.loads(done.stdout)['codes']} <= {'I10', 'M10.9'}
+    assert ccl_jax('code', f'--workdir={miniature}', '--constrain=none', str(path)).returncode == 0
+    for flag, words in (
+        ('--constrain=style', 'codes, evidence, format'),
+        (f'--label_space={tmp_path}/no', 'cannot read'),
+    ):
+        done = ccl_jax('code', f'--workdir={miniature}', flag, str(path))
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_the_page_of_coded_notes_can_be_reviewed(miniature, tmp_path):
+    path, page = tmp_path / 'note.txt', tmp_path / 'page.html'
+    path.write_text('<script>alert(1)</script> Has HTN.', encoding='utf-8')
+    assert ccl_jax('code', f'--workdir={miniature}', f'--html={page}', str(path)).returncode == 0
+    assert '<script>alert' not in page.read_text(encoding='utf-8')
+    assert 'Has HTN.' in page.read_text(encoding='utf-8')
