@@ -69,10 +69,8 @@ def row_devices(mesh: Mesh | None) -> int:
 def empty(params: nnx.State, *, graphdef, rows: int, slots: int, mesh: Mesh | None) -> State:
     """Returns the state of `rows` rows without a prompt."""
     decoder: Decoder = nnx.merge(graphdef, params)
-    architecture = decoder.architecture
-    shape = (architecture.num_hidden_layers, rows, architecture.num_key_value_heads, slots, architecture.head_dim)
-    cache = {name: jnp.zeros(shape, decoder.compute_dtype) for name in ('key', 'value')}
-    return _placed(State(cache, jnp.zeros((rows, architecture.vocab_size), jnp.float32)), mesh)
+    logits = jnp.zeros((rows, decoder.architecture.vocab_size), jnp.float32)
+    return _placed(State(decoder.empty_cache(rows, slots), logits), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'mesh'))
@@ -98,17 +96,17 @@ def insert(state: State, prompts: State, rows: jax.Array, *, mesh: Mesh | None) 
         # Few and whole on every device, so that each takes its own rows of them.
         whole = _shardings(prompts, mesh, divide_rows=False)
         prompts = State(*jax.lax.with_sharding_constraint((*prompts,), whole))
-    slots = prompts.cache['key'].shape[3]
-    cache = {
-        name: array.at[:, rows, :, :slots].set(prompts.cache[name], mode='drop') for name, array in state.cache.items()
-    }
+    slots = prompts.cache['key'][0].shape[3]
+    cache = jax.tree.map(
+        lambda whole, part: whole.at[:, rows, :, :slots].set(part, mode='drop'), state.cache, prompts.cache
+    )
     return _placed(State(cache, state.logits.at[rows].set(prompts.logits, mode='drop')), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('slots', 'mesh'))
 def shrink(state: State, *, slots: int, mesh: Mesh | None) -> State:
     """Keeps the first slots only."""
-    return _placed(State({name: array[:, :, :, :slots] for name, array in state.cache.items()}, state.logits), mesh)
+    return _placed(State(jax.tree.map(lambda array: array[:, :, :, :slots], state.cache), state.logits), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'steps', 'mesh'), donate_argnums=1)
@@ -188,13 +186,13 @@ def _placed(state: State, mesh: Mesh | None) -> State:
 
 
 def _shardings(state: State, mesh: Mesh, *, divide_rows: bool = True) -> tuple[Any, NamedSharding]:
-    _, rows, heads, *_ = state.cache['key'].shape
+    _, rows, heads, *_ = state.cache['key'][0].shape
     batch = BATCH_AXES if divide_rows and rows % row_devices(mesh) == 0 else None
     heads_axis, vocab_axis = (
         'tensor' if n % mesh.shape['tensor'] == 0 else None for n in (heads, state.logits.shape[1])
     )
     cache = NamedSharding(mesh, PartitionSpec(None, batch, heads_axis))
-    return dict.fromkeys(state.cache, cache), NamedSharding(mesh, PartitionSpec(batch, vocab_axis))
+    return jax.tree.map(lambda _: cache, state.cache), NamedSharding(mesh, PartitionSpec(batch, vocab_axis))
 
 
 def _whole(results: tuple[jax.Array, jax.Array], mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:

@@ -31,7 +31,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
 
-Cache = dict[str, jax.Array]
+Cache = dict[str, tuple[jax.Array, ...]]
 
 
 class Decoder(nnx.Module):
@@ -40,7 +40,8 @@ class Decoder(nnx.Module):
     Parameters: `embedding` [V, D]; `layers/...`, each with a leading L axis; `final_norm` [D];
     `lm_head` [D, V] unless the embeddings are tied.
 
-    A cache is a dict of `key` and `value` [L, B, K, S, H]; slot s of a row holds its token at position s.
+    A cache is a dict of `key` and `value`; slot s of a row holds its token at position s. Each is a tuple of stacks of
+    layers [., B, K, S, H]: one for all layers, or one for each where there are few, which spares a copy of the layer.
     """
 
     def __init__(
@@ -113,7 +114,13 @@ class Decoder(nnx.Module):
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         hidden, (key, value) = self._forward(tokens, Places(jnp.ones_like(positions), positions), None, keep_keys=True)
-        return hidden, {'key': key.swapaxes(2, 3), 'value': value.swapaxes(2, 3)}
+        return hidden, {'key': self._stacks(key.swapaxes(2, 3)), 'value': self._stacks(value.swapaxes(2, 3))}
+
+    def empty_cache(self, rows: int, slots: int) -> Cache:
+        """Returns a cache of zeros."""
+        architecture = self.architecture
+        shape = (architecture.num_hidden_layers, rows, architecture.num_key_value_heads, slots, architecture.head_dim)
+        return {name: self._stacks(jnp.zeros(shape, self.compute_dtype)) for name in ('key', 'value')}
 
     def decode(self, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Runs one more token a row and returns its hidden states [B, D] and the cache with it.
@@ -123,22 +130,42 @@ class Decoder(nnx.Module):
             positions: [B] int32, which may differ between rows; the slots before must be filled, and what lies in
                 this one and later ones does not matter.
         """
-        places = jnp.broadcast_to(jnp.arange(cache['key'].shape[3], dtype=jnp.int32), cache['key'].shape[1:4:2])
+        rows, slots = len(positions), cache['key'][0].shape[3]
+        places = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.int32), (rows, slots))
         keys = Places(jnp.ones_like(places), places)
         queries = Places(jnp.ones_like(positions)[:, None], positions[:, None])
         rotations = self._rotations(queries.positions)
 
         # The whole cache is carried, so that XLA writes the new token in place instead of copying a layer's slots.
         def step(carry, layer, index, windowed):
-            x, *kept = carry
+            x, *cache = carry
             query, *new = layer.project(x, rotations[windowed], None)
-            kept = [_written(slots, part[:, 0], index, positions) for slots, part in zip(kept, new, strict=True)]
-            key, value = (_at(slots, index).swapaxes(1, 2) for slots in kept)
+            stack, place = (index, 0) if self._few_layers else (0, index)
+            cache = [
+                _written(stacks, stack, place, part[:, 0], positions) for stacks, part in zip(cache, new, strict=True)
+            ]
+            key, value = (_at(stacks[stack], place).swapaxes(1, 2) for stacks in cache)
             attended = self._attend(query, key, value, queries, keys, windowed=windowed)
-            return (layer.finish(x, attended, None), *kept), None
+            return (layer.finish(x, attended, None), *cache), None
 
-        (x, key, value), _ = self._over_layers(step, (self._embed(tokens[:, None]), cache['key'], cache['value']))
+        carry = (self._embed(tokens[:, None]), cache['key'], cache['value'])
+        if self._few_layers:
+            graphdef, stacked = nnx.split(self.layers)
+            windowed = self.architecture.windowed or (False,) * self.architecture.num_hidden_layers
+            for index, has_window in enumerate(windowed):
+                carry, _ = step(carry, nnx.merge(graphdef, _at(stacked, index)), index, has_window)
+        else:
+            carry, _ = self._over_layers(step, carry)
+        x, key, value = carry
         return self._normed(x)[:, 0], {'key': key, 'value': value}
+
+    @property
+    def _few_layers(self) -> bool:
+        return self.architecture.num_hidden_layers <= _DEEPEST_UNROLLED
+
+    def _stacks(self, layers: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the stacks of a cache from one of all layers."""
+        return tuple(layers[i : i + 1] for i in range(len(layers))) if self._few_layers else (layers,)
 
     def _forward(self, tokens: jax.Array, places: Places, dropout_key: jax.Array | None, *, keep_keys: bool):
         """Returns hidden states and, if asked, rotated keys and values, each [L, B, T, K, H]."""
@@ -150,7 +177,7 @@ class Decoder(nnx.Module):
             attended = self._attend(query, key, value, places, None, windowed=windowed)
             return layer.finish(x, attended, layer_key), (key, value) if keep_keys else None
 
-        unroll = self.architecture.num_hidden_layers <= _DEEPEST_UNROLLED and not keep_keys and self.remat == 'none'
+        unroll = self._few_layers and not keep_keys and self.remat == 'none'
         x, kept = self._over_layers(step, self._embed(tokens), remat=self.remat, unroll=unroll)
         return self._normed(x), kept
 
@@ -345,9 +372,13 @@ def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def _written(slots: jax.Array, new: jax.Array, layer: jax.Array | int, positions: jax.Array) -> jax.Array:
-    """Returns slots [L, B, K, S, H] with new [B, K, H] at `layer` and each row's own position [B]."""
-    return slots.at[layer, jnp.arange(len(positions)), :, positions].set(new, mode='clip', unique_indices=True)
+def _written(
+    stacks: tuple[jax.Array, ...], stack: int, place: jax.Array | int, new: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Returns stacks [., B, K, S, H] with new [B, K, H] at `place` of one and at each row's own position [B]."""
+    rows = jnp.arange(len(positions))
+    written = stacks[stack].at[place, rows, :, positions].set(new, mode='clip', unique_indices=True)
+    return (*stacks[:stack], written, *stacks[stack + 1 :])
 
 
 def _at(stacked: Any, index: jax.Array | int) -> Any:

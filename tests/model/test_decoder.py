@@ -53,6 +53,8 @@ FEATURED = dataclasses.replace(
     local_rope_theta=50.0,
 )
 
+DEEPLY_FEATURED = dataclasses.replace(FEATURED, num_hidden_layers=11, windowed=(True, False) * 5 + (True,))
+
 
 def random_rows(rows, length, seed=0, vocab_size=97):
     tokens = np.random.default_rng(seed).integers(0, vocab_size, (rows, length)).astype(np.int32)
@@ -239,11 +241,11 @@ def test_every_layer_and_linear_product_has_a_key_of_its_own():
         assert len(keys) == len(set(keys)) == len(LINEARS) * architecture.num_hidden_layers
 
 
-@pytest.mark.parametrize('architecture', [GROUPED, SCALED, FEATURED], ids=['grouped', 'scaled', 'featured'])
+@pytest.mark.parametrize('architecture', [SCALED, FEATURED, DEEP, DEEPLY_FEATURED])
 def test_cached_decoding_equals_the_full_forward(architecture):
     """Rows go on from places of their own, over slots in which something else was before."""
     prompts, new, padded = (9, 4, 1), 6, 9
-    decoder = init_decoder(architecture if architecture.windowed else shallow(architecture), seed=3)
+    decoder = init_decoder(architecture, seed=3)
     tokens, positions, segment_ids = random_rows(3, max(prompts) + new)
     full = jax.jit(lambda *rows: decoder(*rows))(tokens, positions, segment_ids)
     right_padded = np.where(np.arange(padded) < np.array(prompts)[:, None], tokens[:, :padded], 5)
@@ -251,7 +253,7 @@ def test_cached_decoding_equals_the_full_forward(architecture):
     for row, length in enumerate(prompts):
         np.testing.assert_allclose(hidden[row, :length], full[row, :length], atol=1e-5)
     dirty = ((0, 0),) * 3 + ((0, new), (0, 0))
-    cache = {name: jnp.pad(array, dirty, constant_values=7.0) for name, array in cache.items()}
+    cache = jax.tree.map(lambda array: jnp.pad(array, dirty, constant_values=7.0), cache)
     decode, rows = jax.jit(decoder.decode), np.arange(3)
     for step in range(new):
         place = np.array(prompts, np.int32) + step

@@ -104,7 +104,7 @@ def test_decoding_with_a_cache_uses_the_adapters():
     tokens, positions, segments = batch()
     expected = decoder(tokens, positions, segments)
     hidden, cache = decoder.prefill(tokens[:, :8])
-    cache = {name: jnp.pad(array, ((0, 0),) * 3 + ((0, 4), (0, 0))) for name, array in cache.items()}
+    cache = jax.tree.map(lambda array: jnp.pad(array, ((0, 0),) * 3 + ((0, 4), (0, 0))), cache)
     np.testing.assert_allclose(hidden, expected[:, :8], atol=1e-5)
     for slot in range(8, 11):
         hidden, cache = decoder.decode(tokens[:, slot], positions[:, slot], cache)
