@@ -220,8 +220,8 @@ def report(
         f'ccl_jax writes {statistics.median(ratios):.2f} x as many tokens a second as transformers '
         f'({min(ratios):.2f} to {max(ratios):.2f})',
         f'greedy answers equal, token by token: {equal} of {len(prompts)}',
-        f'handing on {size.allowed_ids:,} allowed ids a step costs {statistics.median(costs):.1%} of the time of decoding '
-        f'without ({min(costs):.1%} to {max(costs):.1%}); prompts and first tokens, '
+        f'handing on {size.allowed_ids:,} allowed ids a step costs {statistics.median(costs):.1%} of decoding time '
+        f'({min(costs):.1%} to {max(costs):.1%}); prompts and first tokens, '
         f'{statistics.median(seconds[PREFILL]):.2f} s, left out',
     ]
     return '\n'.join(lines) + '\n'
