@@ -152,7 +152,7 @@ def test_pictures_open_and_say_what_they_show():
     assert 'all codes: precision 0.50, recall 0.33, F1 0.40' in drawn['precision_recall.png'].alt
     assert 'S2: nothing predicted' in drawn['precision_recall.png'].alt
     assert 'majority F1 0.40' in drawn['precision_recall.png'].alt
-    assert '0: 0.00 (2 codes); 1 to 5: 0.67 (1 codes)' in drawn['frequency.png'].alt
+    assert '0: 0.00 (2 codes); 1-5: 0.67 (1 codes)' in drawn['frequency.png'].alt
     assert 'I50.1 missed and I50.9 written, 1 documents' in drawn['siblings.png'].alt
     assert 'gold: 1 pieces, median length 2' in drawn['evidence_lengths.png'].alt
 

@@ -13,7 +13,7 @@ from ccl_jax.studies.sweep_config import sweep_config
 def get_config(variant=''):
     return sweep_config(
         'configs/demo.py:ci',
-        arms={'long': {'eval.max_new_tokens': 24}, 'short': {'eval.max_new_tokens': 4}},
+        arms={'long': {'eval.max_new_tokens': 24}, 'short': {'eval.max_new_tokens': 16}},
         seeds=(0,),
     )
 """
