@@ -25,11 +25,11 @@ from ccl_jax.data.tokenization import encode_prompt, end_of_turn_id, train_token
 from ccl_jax.decoding.constraints import AnswerConstraint, AnswerConstraints
 from ccl_jax.decoding.generate import Generation, generate
 from ccl_jax.icd.release import Release
-from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf import init_decoder
 from ccl_jax.records import Document, Prediction, slice_evidence
 from ccl_jax.sources.corpus import open_corpus
+from ccl_jax.studies.known_models import SMALL_LLAMA
 from ccl_jax.tasks.parser import parse_answer, prediction_from_answer
 from ccl_jax.tasks.prompts import FORMATS, PART_SEPARATOR, Item, document_example, document_prompt
 
@@ -103,7 +103,9 @@ def bench_constraints(
     with tempfile.TemporaryDirectory() as folder:
         texts = [example.prompt + example.target for example in (document_example(note, 'pairs') for note in notes)]
         tokenizer = train_tokenizer(texts, _VOCABULARY, folder)
-    decoder = init_decoder(_architecture(len(tokenizer)), seed=0)
+    decoder = init_decoder(
+        dataclasses.replace(SMALL_LLAMA, vocab_size=len(tokenizer), max_position_embeddings=4096), seed=0
+    )
     prompts = [encode_prompt(tokenizer, document_prompt(note.text)) for note in notes]
     kept = [i for i, prompt in enumerate(prompts) if len(prompt) <= max(_BUCKETS)]
     notes, prompts = [notes[i] for i in kept], [prompts[i] for i in kept]
@@ -259,17 +261,3 @@ def _documents(codiesp: Path | None, release: Release, count: int) -> list[Docum
     corpus = open_corpus(check_config(tree, needs_model=False).sources, release)
     training = (document for document in corpus.documents() if document.split == 'train')
     return list(itertools.islice(training, count))
-
-
-def _architecture(vocab_size: int) -> Architecture:
-    """5.2 million parameters with a vocabulary of 4,096."""
-    return Architecture(
-        vocab_size=vocab_size,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=4096,
-    )

@@ -23,6 +23,7 @@ from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf import init_decoder, load_decoder, save_decoder
+from ccl_jax.studies.known_models import SMALL_LLAMA
 
 THEIRS, OURS, CONSTRAINED, PREFILL = 'transformers', 'ccl_jax', 'ccl_jax, constrained', 'ccl_jax, one token'
 
@@ -50,17 +51,7 @@ class Size:
 
 # Weights larger than a new model's, so that the likeliest token leads by more than a rounding.
 _SIZE = Size(
-    architecture=Architecture(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=2048,
-        initializer_range=0.1,
-    ),
+    architecture=dataclasses.replace(SMALL_LLAMA, initializer_range=0.1),
     prompts=16,
     shortest=100,
     longest=900,

@@ -23,6 +23,7 @@ from ccl_jax.data.examples import ExampleStore
 from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.hf import init_decoder, save_decoder
+from ccl_jax.studies.known_models import SMALL_LLAMA
 from ccl_jax.studies.step_ours import OurJob
 from ccl_jax.studies.step_process import Measured, run_measured
 from ccl_jax.studies.step_torch import TheirJob
@@ -68,16 +69,7 @@ class Size:
 
 # A micro-batch holds as many examples as is the default of transformers' Trainer.
 _SIZE = Size(
-    architecture=Architecture(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=2048,
-    ),
+    architecture=SMALL_LLAMA,
     documents=400,
     shrink=4,
     tokens_per_step=4096,
