@@ -118,7 +118,7 @@ class _NoPoint(Exception):
 
 
 def _point(workdir: Path, task: str) -> Point:
-    for name, mend in ((_COST, 'train it to the end'), (_DEV, 'set eval.loss_every')):
+    for name, mend in ((_COST, 'train it to the end'), (_DEV, 'train it to the end, with eval.loss_every')):
         if not (workdir / name).is_file():
             raise _NoPoint(f'{name} is missing; {mend}')
     stage = json.loads((workdir / _COST).read_text())['stages'][_STAGE]
