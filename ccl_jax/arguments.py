@@ -168,7 +168,7 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[flags.FlagValues, list[s
         # ml_collections hands out an object that fails on use where the file could not be loaded.
         name = config_flags.get_config_filename(values['config'])
         raise UserError(f'the experiment file {name} does not exist or returns no ConfigDict; check the path')
-    scores_file = verb == 'eval' and values.predictions is not None
+    scores_file = verb == 'eval' and any(values[flag].present for flag in ('predictions', *SCORING_FLAGS))
     if values.workdir is None and verb not in _NEEDS_NO_WORKDIR and not values.report_only and not scores_file:
         raise UserError('--workdir is missing; name the folder of the run')
     if verb in _NEEDS_CONFIG and config is None:

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from ccl_jax.config import Config, MeshSettings
 from ccl_jax.data.tokenization import load_tokenizer
 from ccl_jax.decoding.predict import DecodingReport, predict_documents
-from ccl_jax.decoding.settings import DecodingSettings, check_choices
+from ccl_jax.decoding.settings import CONSTRAINTS, DecodingSettings, check_choices
 from ccl_jax.errors import UserError
-from ccl_jax.icd.codes import normalize_code
+from ccl_jax.evaluation.label_space import read_label_space
+from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import Release, open_release
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf import load_decoder, read_architecture
@@ -96,7 +97,7 @@ def coder_of_run(workdir: Path, config: Config | None = None) -> Coder:
     )
 
 
-def coder_of_folder(folder: Path, release: str = '', label_space: str = '') -> Coder:
+def coder_of_folder(folder: Path, release: str = '') -> Coder:
     """Returns the coder of a Hugging Face folder.
 
     What `export` left beside the weights says how its model writes answers; a folder of another origin is
@@ -113,7 +114,10 @@ def coder_of_folder(folder: Path, release: str = '', label_space: str = '') -> C
         buckets=tuple(saved.get('buckets') or _halves(min(_LONGEST_PROMPT, positions // 2))),
         max_new_tokens=saved.get('max_new_tokens', min(_NEW_TOKENS, positions // 2)),
         batch_rows=saved.get('batch_rows', 8),
+        constrain=tuple(saved.get('constrain', CONSTRAINTS)),
+        overlong=saved.get('overlong', 'windows'),
         window_overlap=saved.get('window_overlap', 400),
+        recheck=saved.get('recheck', False),
     )
     opened = open_release(release or saved.get('release', ''))
     decoder = load_decoder(
@@ -128,7 +132,7 @@ def coder_of_folder(folder: Path, release: str = '', label_space: str = '') -> C
         tokenizer=load_tokenizer(folder),
         settings=settings,
         release=opened,
-        codes=allowed_codes(label_space, opened),
+        codes=opened.codes(),
         synthetic=saved.get('synthetic', False),
     )
 
@@ -148,20 +152,18 @@ def decoding_settings(config: Config) -> DecodingSettings:
 
 
 def allowed_codes(label_space: str, release: Release) -> Sequence[str]:
-    """Returns the codes that an answer may have: those of the file, one a line, or of the release.
+    """Returns the ICD-10-CM codes that an answer may have: those of a file, see `read_label_space`, or the release's.
 
     Raises:
-        UserError: the file cannot be read, or names no code.
+        UserError: the file cannot be read, or names no code of ICD-10-CM.
     """
     if not label_space:
         return release.codes()
-    try:
-        lines = Path(label_space).read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f'cannot read the label space {label_space}; give a UTF-8 file with one code a line') from None
-    codes = list(dict.fromkeys(normalize_code(line) for line in lines if line.strip()))
+    codes = sorted(code for system, code in read_label_space(label_space) if system == ICD10CM)
     if not codes:
-        raise UserError(f'the label space {label_space} is empty; write one code a line')
+        raise UserError(
+            f'{label_space} holds no code of ICD-10-CM, and answers have no others; give another label space'
+        )
     return codes
 
 
@@ -170,10 +172,7 @@ def save_coding(config: Config, folder: Path) -> None:
     settings = decoding_settings(config)
     record = {
         'format': 1,
-        **{
-            name: getattr(settings, name)
-            for name in ('output_format', 'buckets', 'max_new_tokens', 'batch_rows', 'window_overlap')
-        },
+        **dataclasses.asdict(settings),
         'param_dtype': config.model.param_dtype,
         'compute_dtype': config.model.compute_dtype,
         'release': config.release,

@@ -14,10 +14,12 @@ from ccl_jax.data.examples import ExampleStore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
 from ccl_jax.data.tokenization import load_tokenizer, train_tokenizer
+from ccl_jax.icd.release import open_release
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.hf import init_decoder, read_architecture
 from ccl_jax.model.lora import split_trained
 from ccl_jax.model.settings import LoraSettings
+from ccl_jax.pipeline.coding import allowed_codes
 from ccl_jax.pipeline.cost import record_dev_loss, record_expansion, record_training
 from ccl_jax.pipeline.models import check_model, initial_model, load_start, model_hash, open_mesh, restore, save_model
 from ccl_jax.pipeline.on_the_way import scoring
@@ -44,6 +46,9 @@ def train(config: Config, workdir: Path) -> Prepared:
     use_compilation_cache(config.training.train.compilation_cache)
     mesh = open_mesh(config.mesh)
     check_model(config)
+    if config.eval.label_space:
+        # A mistyped path must not show up only after the training.
+        allowed_codes(config.eval.label_space, open_release(config.release))
     with only_run(workdir):
         claim_workdir(workdir, config)
         prepared = prepare_corpus(config, workdir)

@@ -111,7 +111,7 @@ def doctor_report(checks: list[Check]) -> str:
         if check.mend:
             lines.append(f'{"":<8} {"":<{width}}  -> {check.mend}')
     counts = [sum(check.status == status for check in checks) for status in (PROBLEM, WARNING)]
-    return '\n'.join([*lines, '', f'{counts[0]} problems, {counts[1]} warnings'])
+    return '\n'.join([*lines, '', f'problems: {counts[0]}, warnings: {counts[1]}'])
 
 
 def as_json(checks: list[Check]) -> str:

@@ -200,7 +200,7 @@ def test_a_long_note_is_coded_in_windows_with_offsets_into_the_whole(miniature, 
 def test_a_label_space_holds_answers_to_it_and_free_text_is_a_choice(miniature, tmp_path):
     path, codes = tmp_path / 'note.txt', tmp_path / 'codes.txt'
     path.write_text(NOTE, encoding='utf-8')
-    codes.write_text('I10\nm109\n', encoding='utf-8')
+    codes.write_text('I10\nICD-10-CM\tm109\nICD-10-PCS\t0DB60ZZ\n', encoding='utf-8')
     done = ccl_jax('code', f'--workdir={miniature}', '--json', f'--label_space={codes}', str(path))
     assert done.returncode == 0, done.stderr
     assert {code['code'] for code in json.loads(done.stdout)['codes']} <= {'I10', 'M10.9'}
