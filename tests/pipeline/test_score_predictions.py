@@ -134,7 +134,7 @@ def test_the_table(files, capsys):
     ('arguments', 'words'),
     [
         (['--predictions={p}'], '--gold is missing'),
-        (['--gold={g}'], '--workdir is missing'),
+        (['--gold={g}'], 'give --predictions too'),
         (['--gold={g}', '--workdir=w'], 'give --predictions too'),
         (['--predictions={p}', '--gold={g}', '--workdir=w'], 'give one'),
         (['--predictions={p}', '--gold={g}', '--split=dev'], 'give one'),

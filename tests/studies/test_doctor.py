@@ -247,4 +247,4 @@ def test_from_the_command_line_without_a_config(monkeypatch, capsys):
     monkeypatch.setattr(doctor, 'run_device_check', lambda *_: ([], ''))
     monkeypatch.setattr(sys, 'argv', ['ccl-jax'])
     assert main(['doctor']) == 0
-    assert '0 problems' in capsys.readouterr().out
+    assert 'problems: 0' in capsys.readouterr().out
