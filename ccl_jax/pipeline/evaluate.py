@@ -10,7 +10,7 @@ from typing import Any
 from ccl_jax.config import Config
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.audit import audit_page, write_audit_page
-from ccl_jax.evaluation.bootstrap import paired_bootstrap
+from ccl_jax.evaluation.bootstrap import Estimate, paired_bootstrap
 from ccl_jax.evaluation.familiarity import Familiarity
 from ccl_jax.evaluation.flags import flags_of
 from ccl_jax.evaluation.label_space import ValidCodes
@@ -20,7 +20,7 @@ from ccl_jax.evaluation.plots import Plot, evaluation_plots
 from ccl_jax.evaluation.report import evaluate, format_table, verdict
 from ccl_jax.evaluation.strata import Strata
 from ccl_jax.icd.codes import ICD10CM
-from ccl_jax.icd.release import open_release
+from ccl_jax.icd.release import Release, open_release
 from ccl_jax.pipeline.baselines import predict_baselines
 from ccl_jax.pipeline.coding import coder_of_run
 from ccl_jax.pipeline.cost import record_evaluation
@@ -91,13 +91,13 @@ def _score(
     release = open_release(config.release)
     training, spans = prepared.documents('train'), prepared.spans()
     strata = Strata.from_training(training, spans, {(ICD10CM, code) for code in prepared.held_out})
-    familiarity = Familiarity(span.text for span in spans)
-    # Codes that annotators used count as valid although the release may have retired them.
-    valid = ValidCodes(release, strata.document_codes | document_codes(gold))
-    draws: dict[str, Any] = {'seed': config.seed, 'samples': config.eval.bootstrap_samples}
     systems = {MODEL_ROW: predictions} | predict_baselines(
         config.eval.baselines, training, spans, gold, release=release, held_out=prepared.held_out, seed=config.seed
     )
+    # Codes that annotators used count as valid although the release may have retired them.
+    valid = ValidCodes(release, strata.document_codes | document_codes(gold))
+    draws: dict[str, Any] = {'seed': config.seed, 'samples': config.eval.bootstrap_samples}
+    familiarity = Familiarity(span.text for span in spans)
     results = {
         name: evaluate(
             gold,
@@ -110,33 +110,10 @@ def _score(
         )
         for name, answers in systems.items()
     }
-    statistics = {name: code_statistics(gold, answers, valid_codes=valid) for name, answers in systems.items()}
-    differences = {
-        name: paired_bootstrap(statistics[MODEL_ROW], statistics[name], **draws)['micro_f1']
-        for name in systems
-        if name != MODEL_ROW
-    }
+    differences = _differences(gold, systems, valid, draws)
     sentence = verdict(results, MODEL_ROW, differences)
-
-    def title_of(code: str) -> str | None:
-        return release.title(code) if code in release else None
-
     write_jsonl(directory / 'predictions.jsonl', map(prediction_to_json, predictions))
-    plots = evaluation_plots(gold, systems, model=MODEL_ROW, strata=strata, title_of=title_of, **draws)
-    _write_plots(plots, directory / 'figures')
-    known = strata.document_codes
-    answers_of = {prediction.doc_id: prediction for prediction in predictions}
-    page = audit_page(
-        gold,
-        predictions,
-        title=f'{config.sources.name}, {config.eval.split}',
-        title_of=title_of,
-        flags={d.doc_id: flags_of(d, answers_of[d.doc_id], release, known_codes=known) for d in gold},
-        strata=strata,
-        banner=SYNTHETIC_BANNER if prepared.synthetic else None,
-        figures=[(plot.title, plot.image, plot.alt) for plot in plots.values()],
-    )
-    write_audit_page(directory / 'audit.html', page)
+    _draw(config, prepared, gold, systems, strata, release, draws, directory)
     metrics = {
         **results[MODEL_ROW],
         'baselines': {name: result for name, result in results.items() if name != MODEL_ROW},
@@ -161,6 +138,52 @@ def _score(
             *(str(directory / name) for name in ('metrics.json', 'predictions.jsonl', 'audit.html', 'figures')),
         ]
     )
+
+
+def _differences(
+    gold: list[Document], systems: Mapping[str, list[Prediction]], valid: ValidCodes, draws: Mapping[str, int]
+) -> dict[str, Estimate]:
+    """Returns for each baseline by how much the model's micro F1 is above its own."""
+    statistics = {name: code_statistics(gold, answers, valid_codes=valid) for name, answers in systems.items()}
+    return {
+        name: paired_bootstrap(statistics[MODEL_ROW], of_baseline, **draws)['micro_f1']
+        for name, of_baseline in statistics.items()
+        if name != MODEL_ROW
+    }
+
+
+def _draw(
+    config: Config,
+    prepared: Prepared,
+    gold: list[Document],
+    systems: Mapping[str, list[Prediction]],
+    strata: Strata,
+    release: Release,
+    draws: Mapping[str, int],
+    directory: Path,
+) -> None:
+    """Writes the plots and the audit page."""
+
+    def title_of(code: str) -> str | None:
+        return release.title(code) if code in release else None
+
+    plots = evaluation_plots(
+        gold, systems, model=MODEL_ROW, strata=strata, title_of=title_of, seed=draws['seed'], samples=draws['samples']
+    )
+    _write_plots(plots, directory / 'figures')
+    known = strata.document_codes
+    answers_of = {prediction.doc_id: prediction for prediction in systems[MODEL_ROW]}
+    page = audit_page(
+        gold,
+        systems[MODEL_ROW],
+        title=f'{config.sources.name}, {config.eval.split}',
+        title_of=title_of,
+        flags={d.doc_id: flags_of(d, answers_of[d.doc_id], release, known_codes=known) for d in gold},
+        strata=strata,
+        banner=SYNTHETIC_BANNER if prepared.synthetic else None,
+        figures=[(plot.title, plot.image, plot.alt) for plot in plots.values()],
+    )
+    write_audit_page(directory / 'audit.html', page)
 
 
 def _write_plots(plots: Mapping[str, Plot], directory: Path) -> None:
