@@ -13,9 +13,9 @@ the buckets, and a dynamic programme finds its minimum exactly. Where slack is n
 filled up (w = 0) or always (w = r), that is the minimum of the cost. In between some
 worths are tried, and each result is judged by the cost itself.
 
-Then by trial, because rows are not filled by water: the best choice for every shortest
-bucket and several numbers of buckets packs a sample of the examples, and the best of
-those pack all that are given.
+Then by trial, because rows are not filled by water and two long ones may share one: the
+best choice for every shortest bucket and several numbers of buckets packs a sample of
+the examples, and the best of those pack all that are given.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def choose_buckets(lengths: np.ndarray, longest: int, settings: PlanSettings, wh
     for number in {len(choice.buckets) for choice in choices} if whole else {max(len(c.buckets) for c in choices)}:
         trials: list[Choice] = []
         for choice in choices:
-            # Water fills rows better than examples do: what follows costs more than the best.
+            # Water mostly fills rows better than examples do: what follows costs more than the best.
             if trials and choice.relative_cost >= min(trials).relative_cost:
                 break
             if len(choice.buckets) == number:

@@ -72,25 +72,24 @@ def assign_rows(
     """Returns the order in which examples are placed, the row of each in that order, and the length T of each row."""
     order = rng.permutation(len(lengths))
     is_long = 2 * lengths[order] > settings.buckets[0]
-    order = np.concatenate([order[is_long], order[~is_long]])
-    return order, *_fill_rows(lengths[order], int(is_long.sum()), settings)
+    long_ones = order[is_long]
+    longest_first = np.argsort(-lengths[long_ones], kind='stable')
+    order = np.concatenate([long_ones[longest_first], order[~is_long]])
+    return order, *_fill_rows(lengths[order], settings)
 
 
-def _fill_rows(lengths: np.ndarray, long_ones: int, settings: PlanSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row of each example and the bucket of each row; the first `long_ones` examples are the long ones."""
+def _fill_rows(lengths: np.ndarray, settings: PlanSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row of each example, placed in the order given, and the bucket of each row."""
     buckets = np.asarray(settings.buckets)
-    shortest = settings.buckets[0]
-    row_lengths = buckets[np.searchsorted(buckets, lengths[:long_ones])]
+    smallest = buckets[np.searchsorted(buckets, lengths)]
     most = settings.max_segments - 1
     # Open rows by room; bit i of `rooms` is set where a row with room i is open.
     rows_by_room: list[list[int]] = [[] for _ in range(settings.buckets[-1] + 1)]
-    if most > 1:
-        for row, room in enumerate((row_lengths - lengths[:long_ones]).tolist()):
-            rows_by_room[room].append(row)
-    rooms = sum(1 << room for room, rows in enumerate(rows_by_room) if rows and room)
-    sizes = [1] * long_ones
-    row_of = list(range(long_ones))
-    for length in lengths[long_ones:].tolist():
+    rooms = 0
+    row_of: list[int] = []
+    row_lengths: list[int] = []
+    sizes: list[int] = []
+    for length, bucket in zip(lengths.tolist(), smallest.tolist(), strict=True):
         fitting = rooms >> length
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1
@@ -98,7 +97,8 @@ def _fill_rows(lengths: np.ndarray, long_ones: int, settings: PlanSettings) -> t
             if not rows_by_room[room]:
                 rooms ^= 1 << room
         else:
-            room, row = shortest, len(sizes)
+            room, row = bucket, len(sizes)
+            row_lengths.append(bucket)
             sizes.append(0)
         row_of.append(row)
         sizes[row] += 1
@@ -107,8 +107,7 @@ def _fill_rows(lengths: np.ndarray, long_ones: int, settings: PlanSettings) -> t
             if not rows_by_room[room]:
                 rooms |= 1 << room
             rows_by_room[room].append(row)
-    opened = np.full(len(sizes) - long_ones, shortest)
-    return np.array(row_of, np.int64), np.concatenate([row_lengths, opened])
+    return np.array(row_of, np.int64), np.array(row_lengths, np.int64)
 
 
 def _full_steps(

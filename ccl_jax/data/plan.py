@@ -4,10 +4,10 @@ A pure function of the examples' lengths, tasks and target starts and of the
 settings; hosts, devices and workers play no part. One rule for every task:
 
 - An epoch is drawn in windows, each a random sample of it of about `window` examples.
-- An example longer than half of the shortest bucket is a long one. It opens a row
-  of the smallest bucket that holds it, and no other long one joins that row.
-- The others are short ones. In random order, each goes to the row with the smallest
-  room that holds it (best fit), else it opens a row of the shortest bucket.
+- An example goes to the row with the smallest room that holds it (best fit), else it
+  opens a row of the smallest bucket that holds it.
+- Those longer than half of the shortest bucket are placed first, the longest first; the
+  others fill what room is left, in random order.
 - A row takes at most max_segments - 1 examples: its padding tail is a segment too.
 - A step holds rows of one bucket, as many as make about `tokens_per_step` positions. The
   examples of rows that fill no step of their bucket join those of the next window. In
@@ -42,7 +42,7 @@ from ccl_jax.errors import UserError
 from ccl_jax.tasks import TASKS
 
 # Part of the hash: raised whenever the same inputs give another plan.
-_ALGORITHM = 2
+_ALGORITHM = 3
 
 # Windows kept for the next calls of `Plan.rows`: threads that read ahead are in two at a time.
 _KEPT_WINDOWS = 2

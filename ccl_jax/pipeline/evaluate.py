@@ -122,6 +122,7 @@ def _score(
         'source': config.sources.name,
         'synthetic': prepared.synthetic,
         'decoding': decoding,
+        'settings': {**config.tree['eval'], 'split': config.eval.split},
         'verdict': sentence,
     }
     # Last: its presence says that the evaluation is whole.

@@ -75,8 +75,8 @@ class Training:
     examples: int = 4
     documents: int = 600
     shrink: int = 1
-    seconds: float = 40.0
-    limit: float = 530.0
+    seconds: float = 20.0
+    limit: float = 250.0
 
 
 _LLAMA_31_8B = MODELS['Llama-3.1-8B']
@@ -109,7 +109,7 @@ TRAININGS = {
 
 
 def bench_gpu(parts: Sequence[str] = PARTS) -> str:
-    """Runs parts of the bench on the first GPU and returns their tables as text; a part takes up to 9 minutes.
+    """Runs parts of the bench on the first GPU and returns their tables as text; a part takes up to 5 minutes.
 
     Raises:
         UserError: a part is unknown, or there is no NVIDIA GPU that jax can use.

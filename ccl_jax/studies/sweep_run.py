@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ccl_jax.errors import Interrupted, UserError
-from ccl_jax.pipeline.workdir import CONFIG_FILE, check_workdir
+from ccl_jax.pipeline.workdir import check_workdir
 from ccl_jax.studies.sweep_config import Run
 
 LOG = 'train.log'
@@ -33,10 +33,11 @@ def is_finished(run: Run) -> bool:
     """Whether the run's evaluation is there, under the present settings. Raises UserError as `unfinished`."""
     check_workdir(run.workdir, run.config)
     try:
-        saved = json.loads((run.workdir / CONFIG_FILE).read_text(encoding='utf-8'))
+        metrics = json.loads(metrics_file(run).read_text(encoding='utf-8'))
     except FileNotFoundError:
         return False
-    return metrics_file(run).exists() and saved.get('eval') == run.config.tree['eval']
+    # What the workdir's config says is what was last asked for, which need not have come to its end.
+    return metrics.get('settings') == run.config.tree['eval']
 
 
 def metrics_file(run: Run) -> Path:
