@@ -13,9 +13,9 @@ from collections.abc import Callable
 import jax
 
 from ccl_jax.model.attention_kernels import cudnn_attention, cudnn_supports, splash_attention, splash_supports
-from ccl_jax.model.attention_xla import Call, Places, dot_product, reference
+from ccl_jax.model.attention_xla import MAX_SEGMENTS, Call, Places, dot_product, reference
 
-__all__ = ['BACKENDS', 'Backend', 'Call', 'Places', 'attend']
+__all__ = ['BACKENDS', 'MAX_SEGMENTS', 'Backend', 'Call', 'Places', 'attend']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ def attend(
     scale: float | None = None,
     backend: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    max_segments: int = MAX_SEGMENTS,
 ) -> jax.Array:
     """Returns softmax(scale * query key^T) value over the keys that each query sees.
 
@@ -59,6 +60,8 @@ def attend(
         backend: a name in `BACKENDS`; by default the first that supports the call.
         mesh: mesh over which the arrays are spread, rows over `replica` and `fsdp` and heads over
             `tensor`. Only kernels that XLA can't distribute by itself look at it.
+        max_segments: segments of a row at most, the padding tail included. Only cuDNN looks at it, whose
+            memory grows with it.
 
     Returns:
         [B, T, N, H] in the type of `query`. The softmax is computed in float32. The
@@ -79,6 +82,7 @@ def attend(
         softcap=softcap,
         mesh=mesh,
         compute_capability=_compute_capability(device),
+        max_segments=max_segments,
     )
     for candidate in BACKENDS:
         if backend in (None, candidate.name) and candidate.supports(call):

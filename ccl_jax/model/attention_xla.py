@@ -29,6 +29,10 @@ class Places:
         return Places(self.segment_ids[:, index], self.positions[:, index])
 
 
+# What a plan puts in a row by default, the padding tail included.
+MAX_SEGMENTS = 64
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """What a call of `attend` asks for, known before any number is.
@@ -44,6 +48,7 @@ class Call:
         softcap: bound of the scores; None for none.
         mesh: that of the arrays, for kernels that XLA can't distribute by itself.
         compute_capability: that of an NVIDIA GPU, 9.0 for Hopper; None for other devices.
+        max_segments: see `attend`.
     """
 
     platform: str
@@ -56,6 +61,7 @@ class Call:
     softcap: float | None = None
     mesh: jax.sharding.Mesh | None = None
     compute_capability: float | None = None
+    max_segments: int = MAX_SEGMENTS
 
 
 def reference(query, key, value, queries: Places, keys: Places, call: Call) -> jax.Array:

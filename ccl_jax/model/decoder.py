@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ccl_jax.model.architecture import Architecture
-from ccl_jax.model.attention import Places, attend
-from ccl_jax.model.remat import recomputed
+from ccl_jax.model.attention import MAX_SEGMENTS, Places, attend
+from ccl_jax.model.remat import PRODUCT, recomputed
 from ccl_jax.model.rope import Rotation, inverse_frequencies, rotate, rotation
 from ccl_jax.model.sharding import divided, gathered
 
@@ -54,6 +55,7 @@ class Decoder(nnx.Module):
         remat: str = 'none',
         mesh: jax.sharding.Mesh | None = None,
         attention: str | None = None,
+        max_segments: int = MAX_SEGMENTS,
     ):
         """Fills the parameters at random: normal with `initializer_range`, norms 1, biases 0.
 
@@ -63,12 +65,14 @@ class Decoder(nnx.Module):
             remat: what of a layer the backward pass computes again instead of keeping it, see `REMAT`.
             mesh: where the arrays lie: rows over replica x fsdp, heads and feed-forward columns over tensor.
             attention: name of an attention backend; by default the first that supports the call.
+            max_segments: see `attend`.
         """
         self.architecture = architecture
         self.compute_dtype = jnp.dtype(compute_dtype)
         self.remat = remat
         self.mesh = mesh
         self.attention = attention
+        self.max_segments = max_segments
         vocab, hidden = architecture.vocab_size, architecture.hidden_size
         normal = jax.nn.initializers.normal(architecture.initializer_range)
         self.embedding = nnx.Param(normal(rngs.params(), (vocab, hidden), param_dtype))
@@ -239,6 +243,7 @@ class Decoder(nnx.Module):
             scale=self.architecture.query_scale,
             backend=self.attention,
             mesh=self.mesh,
+            max_segments=self.max_segments,
         )
 
     def _rotations(self, positions: jax.Array) -> dict[bool, Rotation]:
@@ -356,6 +361,7 @@ class Layer(nnx.Module):
     def _linear(self, name: str, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """Returns x [B, T, in] times the weights called `name`, with its bias and adapter where there are any."""
         product = x @ gathered(getattr(self, name)[...].astype(x.dtype), name, self.mesh)
+        product = checkpoint_name(product, PRODUCT)
         if self.architecture.qkv_bias and name in _BIASED:
             product = product + getattr(self, f'{name}_bias')[...].astype(x.dtype)
         if name in self.adapters:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
+from ccl_jax.model.attention import MAX_SEGMENTS
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf_reading import Checkpoint, open_checkpoint, read_json, read_parameters
 from ccl_jax.model.hf_tables import Source, sources_of
@@ -37,6 +38,7 @@ def init_decoder(
     remat: str = 'none',
     mesh: Mesh | None = None,
     attention: str | None = None,
+    max_segments: int = MAX_SEGMENTS,
 ) -> Decoder:
     """Returns a decoder with random weights, the same under any sharding up to rounding.
 
@@ -50,6 +52,7 @@ def init_decoder(
         remat=remat,
         mesh=mesh,
         attention=attention,
+        max_segments=max_segments,
     )
     graphdef, abstract = _abstract(build)
     shardings = None
@@ -71,6 +74,7 @@ def load_decoder(
     remat: str = 'none',
     mesh: Mesh | None = None,
     attention: str | None = None,
+    max_segments: int = MAX_SEGMENTS,
 ) -> Decoder:
     """Reads a Hugging Face folder: `config.json` and safetensors in one file or with an index.
 
@@ -81,7 +85,7 @@ def load_decoder(
     Args:
         sharding_for: gives the sharding of a parameter from its path ('layers/query') and shape;
             without it all parameters lie on this process's first device.
-        param_dtype, compute_dtype, remat, mesh, attention: see `Decoder`.
+        param_dtype, compute_dtype, remat, mesh, attention, max_segments: see `Decoder`.
 
     Raises:
         UserError: the architecture is not supported, a file is missing or damaged, or tensors
@@ -97,6 +101,7 @@ def load_decoder(
         remat=remat,
         mesh=mesh,
         attention=attention,
+        max_segments=max_segments,
     )
     graphdef, abstract = _abstract(build)
     sharding_for = sharding_for or (lambda path, shape: SingleDeviceSharding(jax.local_devices()[0]))

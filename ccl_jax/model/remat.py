@@ -9,10 +9,10 @@ from ccl_jax.model.settings import REMAT
 
 # Under this name splash marks its result and the sums that its gradient needs.
 ATTENDED = 'attended'
+# Under this one a layer marks its products with weights. Not those of adapters: as large, and cheap to compute again.
+PRODUCT = 'product'
 # jax's primitive that runs cuDNN forward, whose results are the same.
 _CUDNN_FORWARD = 'dot_product_attention_fwd_wrapper'
-
-_matrix_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 def recomputed(layer: Callable[..., Any], name: str, *, in_loop: bool) -> Callable[..., Any]:
@@ -42,5 +42,7 @@ def _attention(primitive: Any, *_: Any, **parameters: Any) -> bool:
 _POLICIES = {
     'full': jax.checkpoint_policies.nothing_saveable,
     'save_attention': _attention,
-    'dots': jax.checkpoint_policies.save_from_both_policies(_matrix_products, _attention),
+    'dots': jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names(PRODUCT), _attention
+    ),
 }

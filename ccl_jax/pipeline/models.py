@@ -68,7 +68,7 @@ def check_folder(folder: str | Path) -> Architecture:
 
 
 def load_start(config: Config, folder: Path, mesh: Mesh, lora: LoraSettings) -> Decoder:
-    """Returns the decoder in `folder`, with new adapters where `lora` asks for them."""
+    """Returns the decoder in `folder`, with new adapters where `lora` asks for them; for rows of either plan."""
 
     def sharding(path: str, shape: tuple[int, ...]) -> NamedSharding:
         return sharding_for(mesh, path, shape)
@@ -80,6 +80,7 @@ def load_start(config: Config, folder: Path, mesh: Mesh, lora: LoraSettings) -> 
         compute_dtype=jnp.dtype(config.model.compute_dtype),
         remat=config.model.remat,
         mesh=mesh,
+        max_segments=max(part.plan.max_segments for part in (config.training, config.base_training)),
     )
     if lora.enabled:
         add_lora(decoder, lora, config.seed, sharding_for=sharding)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.model.attention import BACKENDS, Call, Places, attend
+from ccl_jax.model.attention import BACKENDS, MAX_SEGMENTS, Call, Places, attend
 from ccl_jax.studies.plan_scale import SPANS_PER_DOCUMENT, lognormal_examples
 
-# The padding tail is one more segment, and a plan allows 64.
-_MOST_SEGMENTS = 63
+# The padding tail is one more segment.
+_MOST_SEGMENTS = MAX_SEGMENTS - 1
 _TIMED = 10
 # Of the largest value of each array: what rounding may do. A key of another segment changes values by their own size.
 _TOLERANCES = {'float32': 1e-4, 'bfloat16': 0.03}
@@ -52,6 +53,7 @@ def measure(job: AttentionJob) -> list[dict[str, Any]]:
     """
     records = []
     for length in job.lengths:
+        print(f'attention over rows of {length} tokens ...', file=sys.stderr, flush=True)
         rows = max(1, job.tokens // length)
         segments = [_segments(length, job.shrink, row) for row in range(rows)]
         arrays = _random_arrays(job, rows, length)
@@ -171,14 +173,15 @@ def _random_arrays(job: AttentionJob, rows: int, length: int) -> tuple[jax.Array
 
 def _alone(job: AttentionJob, arrays: Sequence[jax.Array], row: int, segments: Sequence[int]) -> list[list[np.ndarray]]:
     """Returns result and gradients of each segment of a row by itself: causal attention written out in float32."""
-    length = arrays[0].shape[1]
+    own = [np.asarray(x[row]) for x in arrays]
     results = []
     ends = np.cumsum(segments)
     for begin, size in zip((ends - segments).tolist(), segments, strict=True):
         # Filled up to the length of the row, so that all are compiled once: nothing before sees what comes after.
-        *inputs, cotangent = (
-            jnp.pad(x[row, begin : begin + size], ((0, length - size), (0, 0), (0, 0))) for x in arrays
-        )
+        # On the host, because an accelerator would compile the slices of every size.
+        *inputs, cotangent = (np.zeros_like(x) for x in own)
+        for filled, x in zip((*inputs, cotangent), own, strict=True):
+            filled[:size] = x[begin : begin + size]
         results.append([np.asarray(x)[:size] for x in _plain(*inputs, cotangent)])
     return results
 

@@ -70,8 +70,9 @@ class Training:
     param_dtype: str
     buckets: tuple[int, ...] = (2048, 8192)
     tokens_per_step: int = 65_536
-    row_multiple: int = 4
+    row_multiple: int = 8
     tile_tokens: int = 4096
+    max_segments: int = 32
     examples: int = 4
     documents: int = 600
     shrink: int = 1
@@ -94,14 +95,14 @@ TRAININGS = {
     'lora': Training(
         'LoRA of rank 16 on all linear layers, shaped like Llama 3.1 8B',
         _LLAMA_31_8B,
-        ours=(('dots', 4), ('save_attention', 2)),
+        ours=(('dots', 8), ('save_attention', 4)),
         lora={'rank': 16, 'alpha': 32.0},
         param_dtype='bfloat16',
     ),
     'full': Training(
         'all weights trained, shaped like Llama 3.2 3B',
         _LLAMA_32_3B,
-        ours=(('dots', 4), ('save_attention', 2)),
+        ours=(('save_attention', 8), ('dots', 8)),
         lora={},
         param_dtype='float32',
     ),
@@ -199,6 +200,7 @@ def _jobs(training: Training, folder: Path, store: ExampleStore) -> dict[str, An
             'buckets': training.buckets,
             'tokens_per_step': training.tokens_per_step,
             'row_multiple': training.row_multiple,
+            'max_segments': training.max_segments,
             'steps': _PLANNED_STEPS,
         },
     )

@@ -126,6 +126,7 @@ def _decoder(job: OurJob, mesh: Mesh) -> Decoder:
         'remat': job.remat,
         'mesh': mesh,
         'attention': job.attention,
+        'max_segments': PlanSettings(**job.plan).max_segments,
     }
     if any(Path(job.folder).glob('*.safetensors')):
         decoder = load_decoder(job.folder, **options)
