@@ -1,5 +1,6 @@
 """`launch/slurm.sbatch` on a real cluster of two nodes."""
 
+import csv
 import json
 import os
 import shlex
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from tests.launch.slurm_cluster import missing_programs, slurm_cluster, wait_until
-from tests.pipeline.conftest import ROOT, environment
+from tests.pipeline.conftest import ROOT, ccl_jax, environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,6 +38,20 @@ FLAGS = [
     '--config.eval.max_new_tokens=16',
     '--config.eval.bootstrap_samples=10',
 ]
+
+RATES = (0.001, 0.002, 0.003, 0.004)
+SWEEP = f"""
+from ccl_jax.studies.sweep_config import sweep_config
+
+def get_config(variant=''):
+    return sweep_config(
+        'configs/demo.py:ci',
+        grid={{'optimizer.learning_rate': {RATES}}},
+        overrides={{'base.enabled': False, 'data.steps': 2}},
+        seeds=(0,),
+        metrics=('micro_f1', 'macro_f1_gold'),
+    )
+"""
 
 # The command line, but the first start of a job waits in its loader, before it reads step 4, for SIGTERM.
 HELD = """
@@ -157,24 +172,23 @@ def test_two_nodes_train_as_one_process_does_and_go_on_after_sigterm(slurm, sing
     assert results[0]['baselines'] == results[1]['baselines']
 
 
-def test_an_array_trains_one_line_of_the_file_a_task(slurm, single, tmp_path):
-    """Four arms from the base model that another run has made, quoted as `shlex` does."""
-    workdirs = [tmp_path / name for name in ('first', 'second', 'a third', "the fourth's")]
-    arms = [
-        [
-            '--config=configs/demo.py:ci',
-            f'--workdir={workdir}',
-            *FLAGS,
-            '--config.data.steps=2',
-            '--config.base.enabled=False',
-            f'--config.model.path={single / "base" / "hf"}',
-            f'--config.train.compilation_cache={tmp_path / "cache"}',
-            f'--config.optimizer.learning_rate={rate}',
-        ]
-        for workdir, rate in zip(workdirs, (1e-3, 2e-3, 3e-3, 4e-3), strict=True)
+def test_an_array_trains_the_arms_of_a_sweep_which_fill_one_table(slurm, single, tmp_path):
+    """From the base model that another run has made; the names want quoting."""
+    (tmp_path / 'sweep.py').write_text(SWEEP)
+    workdir = tmp_path / "the arms' runs"
+    sweep = [
+        'sweep',
+        f'--config={tmp_path / "sweep.py"}',
+        f'--workdir={workdir}',
+        *(flag for flag in FLAGS if not flag.startswith(('--config.base', '--config.data.steps'))),
+        f'--config.model.path={single / "base" / "hf"}',
+        f'--config.train.compilation_cache={tmp_path / "cache"}',
     ]
-    runs = tmp_path / 'runs.txt'
-    runs.write_text(''.join(shlex.join(arm) + '\n' for arm in arms))
+    written = ccl_jax(*sweep, '--write=slurm', f'--out={tmp_path / "to submit"}')
+    assert written.returncode == 0, written.stderr
+    runs = tmp_path / 'to submit' / 'runs.txt'
+    assert f'CCL_RUNS={shlex.quote(str(runs))} sbatch --array=1-4 launch/slurm.sbatch' in written.stdout
+
     job = slurm.submit(
         *('--array=1-4', f'--output={tmp_path}/log-%a', f'--chdir={ROOT}', SCRIPT),
         **variables(tmp_path, HELD, XLA_FLAGS=xla_flags(1), CCL_RUNS=str(runs)),
@@ -182,11 +196,23 @@ def test_an_array_trains_one_line_of_the_file_a_task(slurm, single, tmp_path):
     ended = slurm.wait(job, 900)
     logs = '\n'.join(path.read_text() for path in tmp_path.glob('log-*'))
     assert [task['JobState'] for task in ended] == ['COMPLETED'] * 4, logs
-    for workdir, arm in zip(workdirs, arms, strict=True):
-        config = json.loads((workdir / 'config.json').read_text())
-        assert f'--config.optimizer.learning_rate={config["optimizer"]["learning_rate"]}' in arm
-        assert len(metrics(workdir)) == 2
-        assert (workdir / 'eval' / 'test' / 'metrics.json').exists()
+    for rate in RATES:
+        run = workdir / f'learning_rate={rate}' / 'seed0'
+        assert json.loads((run / 'config.json').read_text())['optimizer']['learning_rate'] == rate
+        assert len(metrics(run)) == 2
+
+    gathered = ccl_jax(*sweep, '--gather')
+    assert gathered.returncode == 0, gathered.stderr
+    assert '4 runs. Means over seeds' in gathered.stdout
+    with open(workdir / 'results' / 'runs.csv', newline='') as file:
+        table = {line['arm']: float(line['micro_f1']) for line in csv.DictReader(file)}
+    results = {
+        f'learning_rate={rate}': json.loads(
+            (workdir / f'learning_rate={rate}' / 'seed0' / 'eval' / 'test' / 'metrics.json').read_text()
+        )
+        for rate in RATES
+    }
+    assert table == pytest.approx({arm: found['metrics']['micro_f1']['value'] for arm, found in results.items()})
 
 
 def test_arguments_reach_every_process_as_they_were_given(slurm, tmp_path):
