@@ -14,7 +14,7 @@ EXPERIMENT = f'{ROOT}/configs/demo.py:ci'
 
 # Stands in for `ccl-jax train`: what it does is in the arm's name.
 FAKE = """
-import os, pathlib, shutil, signal, sys, time
+import json, os, pathlib, shutil, signal, sys, time
 
 arguments = dict(zip(sys.argv[1:5:2], sys.argv[2:5:2]))
 workdir = pathlib.Path(arguments['--workdir'])
@@ -57,7 +57,8 @@ if arm.startswith('alone'):
     busy.rmdir()
 metrics = workdir / 'eval' / 'test' / 'metrics.json'
 metrics.parent.mkdir(parents=True, exist_ok=True)
-metrics.write_text('{}')
+settings = json.loads((workdir / 'config.json').read_text())['eval']
+metrics.write_text(json.dumps({'settings': settings}))
 """
 
 
@@ -100,6 +101,7 @@ def finish(run, value, predicted, *, cost=None, gold=None, low=None, high=None):
     predictions = [Prediction(d, tuple(map(PredictedCode, codes))) for d, codes in predicted.items()]
     write(run.evaluation / 'predictions.jsonl', map(prediction_to_json, predictions))
     section = {'metrics': {'micro_f1': {'value': value, 'low': low, 'high': high}}}
-    (run.evaluation / 'metrics.json').write_text(json.dumps({**section, 'strata': {'S0': section}}))
+    metrics = {**section, 'strata': {'S0': section}, 'settings': run.config.tree['eval']}
+    (run.evaluation / 'metrics.json').write_text(json.dumps(metrics))
     if cost is not None:
         (run.workdir / 'cost.json').write_text(json.dumps({'total': cost}))
