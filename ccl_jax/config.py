@@ -105,8 +105,8 @@ class EvalSettings:
         loss_every: steps of the training between measurements of the dev loss; 0 for none.
         loss_split: the split of the source that it is measured on, as the document task.
         loss_documents: the first so many of its documents; 0 for all.
-        score_every: steps of the training between decodings of a split whose code-level metrics go to
-            `scores.jsonl`; 0 for none.
+        score_every: steps of the training between decodings of a split whose code-level metrics, whole and by
+            stratum, go to `scores.jsonl`, and one more at the end; 0 for none.
         score_split: the split of the source that is decoded for them.
         score_documents: the first so many of its documents; 0 for all.
     """

@@ -65,8 +65,11 @@ def sweep(
     left = [run for run in runs if run.name not in kept]
     failures: dict[str, str] = {}
     if left:
+        if definition.results:
+            # A folder that cannot be made should not show only after the first run.
+            Path(definition.results).mkdir(parents=True, exist_ok=True)
         with locked(workdir):
-            failures = run_all(left, parallel=parallel, when_finished=lambda run: _read(definition, run))
+            failures = run_all(left, parallel=parallel, when_finished=lambda run: _keep(definition, run))
     return gather_results(definition, runs, workdir, kept), failures
 
 
@@ -112,6 +115,15 @@ def gather_results(definition: Sweep, runs: Sequence[Run], workdir: Path, kept: 
     if not results:
         return f'none of the {len(runs)} runs in {workdir} is finished'
     return '\n'.join(_write(definition, results, len(runs), workdir / RESULTS))
+
+
+def _keep(definition: Sweep, run: Run) -> None:
+    """Keeps the small results of a run that has just finished; where it cannot, the other runs go on."""
+    try:
+        if definition.results:
+            _read(definition, run)
+    except UserError as error:
+        _say(f'{run.name}: its small results are not kept yet: {error}')
 
 
 def _read(definition: Sweep, run: Run) -> Result:

@@ -128,7 +128,8 @@ def _point(name: str, share: float | None, pairs: Sequence[tuple[Curve, Curve]])
         for (own, reference), cost in zip(pairs, whole, strict=True)
         if (at := at_equal_cost(own, reference, None if share is None else share * cost)) is not None
     ]
-    if not found:
+    # A mean over fewer seeds than its neighbours would not compare with them.
+    if not found or len(found) < len(pairs):
         return Point(name, share, None, UNDEFINED, UNDEFINED)
     return Point(
         name,

@@ -1,7 +1,7 @@
 """What one finished run of a sweep says, read from its workdir or from a file of its small results.
 
 Small results are all that tables, intervals and curves need, without any text: `<folder>/<arm>-seed<k>.json.gz`, a
-JSON object of 10 to 100 kB.
+JSON object.
 
     {"format": 1,
      "config":     key -> value of the run; see `settings_of`

@@ -123,6 +123,26 @@ def test_a_result_of_another_config_is_named_and_its_run_is_made(tmp_path, monke
     assert len(kept_results(definition, runs)) == 4
 
 
+def test_a_run_whose_results_cannot_be_kept_ends_no_other(tmp_path, monkeypatch, capsys):
+    definition, runs = made(tmp_path, monkeypatch)
+    broken = runs[0].workdir / 'scores.jsonl'
+
+    def run_all(left, *, when_finished, **_):
+        whole = broken.read_text()
+        broken.write_text('{')
+        when_finished(left[0])
+        assert not (tmp_path / 'kept' / 'a-seed0.json.gz').exists()
+        broken.write_text(whole)
+        when_finished(left[1])
+        assert (tmp_path / 'kept' / 'b-seed0.json.gz').exists()
+        return {}
+
+    monkeypatch.setattr(sweep_module, 'run_all', run_all)
+    sweep(definition, runs, tmp_path / 'w', 1)
+    assert 'a seed 0: its small results are not kept yet: scores.jsonl in' in capsys.readouterr().err
+    assert len(kept_files(tmp_path)) == 4
+
+
 def test_the_settings_of_a_run_name_no_place():
     tree = default_config()
     # A name that is asked of an endpoint is no place.
