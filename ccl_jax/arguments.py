@@ -85,6 +85,7 @@ FLAGS = (
     Flag('allow_remote', False, '', 'let text leave this machine for the endpoint (expand, prepare, train, sweep)'),
     Flag('parallel', 1, 'N', 'runs at a time (sweep)'),
     Flag('gather', False, '', 'only make the table of the finished runs (sweep)'),
+    Flag('reuse', False, '', 'make no run whose small results lie in the folder that the file names (sweep)'),
     Flag('write', None, 'NAME', "write files for slurm, or 'jobset VARIABLE=VALUE ...', into --out instead (sweep)"),
     Flag('runs', None, 'DIRS', 'workdirs, or folders of such (scaling)'),
     Flag('sample', 0, 'N', 'print N random spans of each tier (expand)'),

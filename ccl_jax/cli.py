@@ -249,7 +249,7 @@ def _code(values: flags.FlagValues, paths: list[str]) -> int:
 
 
 def _sweep(values: flags.FlagValues, overrides: list[str]) -> int:
-    from ccl_jax.studies.sweep import gather_results, sweep
+    from ccl_jax.studies.sweep import gather_results, kept_results, sweep
     from ccl_jax.studies.sweep_config import check_sweep, runs_of
     from ccl_jax.studies.sweep_launch import write_launch_files
 
@@ -257,15 +257,16 @@ def _sweep(values: flags.FlagValues, overrides: list[str]) -> int:
     if values.allow_remote:
         overrides = [*overrides, '--allow_remote']
     runs = runs_of(definition, workdir, _experiment, overrides)
+    kept = kept_results(definition, runs) if values.reuse else {}
     if values.write is not None:
         if not values.out:
             raise UserError('--out is missing; name the folder to write')
-        print(write_launch_files(values.write, runs, Path(values.out)))
+        print(write_launch_files(values.write, [run for run in runs if run.name not in kept], Path(values.out)))
         return 0
     if values.gather:
-        print(gather_results(definition, runs, workdir))
+        print(gather_results(definition, runs, workdir, kept))
         return 0
-    text, failures = sweep(definition, runs, workdir, values.parallel)
+    text, failures = sweep(definition, runs, workdir, values.parallel, kept)
     print(text)
     for name, words in failures.items():
         print(f'ccl-jax: {name} failed, {words}', file=sys.stderr)

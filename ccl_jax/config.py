@@ -105,8 +105,8 @@ class EvalSettings:
         loss_every: steps of the training between measurements of the dev loss; 0 for none.
         loss_split: the split of the source that it is measured on, as the document task.
         loss_documents: the first so many of its documents; 0 for all.
-        score_every: steps of the training between decodings of a split whose code-level metrics go to
-            `scores.jsonl`; 0 for none.
+        score_every: steps of the training between decodings of a split whose code-level metrics, whole and by
+            stratum, go to `scores.jsonl`, and one more at the end; 0 for none.
         score_split: the split of the source that is decoded for them.
         score_documents: the first so many of its documents; 0 for all.
     """
@@ -297,7 +297,7 @@ def check_config(tree: ConfigDict | dict[str, Any], *, needs_model: bool = True)
 
 def nearest_key(unknown: str) -> str:
     """Returns the known key most like `unknown`, dotted."""
-    known = [path for path, _ in _leaves(default_config().to_dict())]
+    known = [path for path, _ in leaves(default_config().to_dict())]
     # The last name alone often is right, in the wrong section.
     by_name = difflib.get_close_matches(unknown.rpartition('.')[2], [path.rpartition('.')[2] for path in known], 1, 0.8)
     candidates = [path for path in known if not by_name or path.rpartition('.')[2] == by_name[0]]
@@ -306,7 +306,7 @@ def nearest_key(unknown: str) -> str:
 
 def check_key(path: str) -> None:
     """Raises UserError if the dotted `path` is no key that can be set, with the nearest known one."""
-    known = [leaf for leaf, _ in _leaves(default_config().to_dict())]
+    known = [leaf for leaf, _ in leaves(default_config().to_dict())]
     if any(leaf.startswith(f'{path}.') for leaf in known):
         raise UserError(f'config key "{path}" is a section; set one of its keys, such as "{nearest_key(path)}"')
     if path not in known:
@@ -359,10 +359,11 @@ def _build_nested(cls: Callable[..., _Settings], values: dict[str, Any], where: 
     return _build(cls, built, where)
 
 
-def _leaves(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of a plain tree."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f'{prefix}{name}.')
+            yield from leaves(value, f'{prefix}{name}.')
         else:
             yield f'{prefix}{name}', value
 

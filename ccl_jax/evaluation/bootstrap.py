@@ -17,7 +17,7 @@ Array letters here: R resamples, U units.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def bootstrap(statistics: Statistics, *, seed: int, samples: int = 1000) -> dict
     The units are sorted by id, so the same seed gives the same interval whatever
     the order of the documents. Draws in which a metric is undefined are left out.
     """
-    return _bootstrap({'': statistics}, seed, samples, lowest=0.0)['']
+    return _bootstrap({'': statistics}, seed, samples, (0.0, 1.0))['']
 
 
 def bootstrap_parts(
@@ -110,7 +110,7 @@ def bootstrap_parts(
     Raises:
         UserError: the parts have different units.
     """
-    return _bootstrap(parts, seed, samples, lowest=0.0)
+    return _bootstrap(parts, seed, samples, (0.0, 1.0))
 
 
 def paired_bootstrap(first: Statistics, second: Statistics, *, seed: int, samples: int = 1000) -> dict[str, Estimate]:
@@ -127,11 +127,30 @@ def paired_bootstrap(first: Statistics, second: Statistics, *, seed: int, sample
         return {name: a[name] - b[name] for name in a if name in b}
 
     width = max(first.width, second.width)
-    return _bootstrap({'': Statistics(first.unit_ids, compute, width)}, seed, samples, lowest=-1.0)['']
+    return _bootstrap({'': Statistics(first.unit_ids, compute, width)}, seed, samples, (-1.0, 1.0))['']
+
+
+def combined_bootstrap(terms: Sequence[tuple[float, str, Statistics]], *, seed: int, samples: int = 1000) -> Estimate:
+    """The sum of factor * metric over terms (factor, metric, statistics) of one split, resampled together.
+
+    The sum may be any number, so its interval is not cut off at the ends of a range.
+
+    Raises:
+        UserError: the terms were computed on different documents.
+    """
+    unit_ids = terms[0][2].unit_ids
+    if any(statistics.unit_ids != unit_ids for _, _, statistics in terms):
+        raise UserError('systems can only be compared on the same documents; evaluate all on one split')
+
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {'sum': np.sum([factor * of.compute(weights)[metric] for factor, metric, of in terms], axis=0)}
+
+    whole = Statistics(unit_ids, compute, max(statistics.width for _, _, statistics in terms))
+    return _bootstrap({'': whole}, seed, samples, (-np.inf, np.inf))['']['sum']
 
 
 def _bootstrap(
-    parts: Mapping[str, Statistics], seed: int, samples: int, lowest: float
+    parts: Mapping[str, Statistics], seed: int, samples: int, bounds: tuple[float, float]
 ) -> dict[str, dict[str, Estimate]]:
     unit_ids = {statistics.unit_ids for statistics in parts.values()}
     if len(unit_ids) > 1:
@@ -146,7 +165,7 @@ def _bootstrap(
             for name, drawn in statistics.compute(weights).items():
                 draws[part][name].append(drawn)
     return {
-        part: {name: _estimate(name, float(values[part][name][0]), draws[part][name], lowest) for name in values[part]}
+        part: {name: _estimate(name, float(values[part][name][0]), draws[part][name], bounds) for name in values[part]}
         for part in parts
     }
 
@@ -161,7 +180,7 @@ def _resamples(units: int, width: int, seed: int, samples: int) -> Iterator[np.n
         yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float32)
 
 
-def _estimate(name: str, value: float, blocks: list[np.ndarray], lowest: float) -> Estimate:
+def _estimate(name: str, value: float, blocks: list[np.ndarray], bounds: tuple[float, float]) -> Estimate:
     draws = np.concatenate(blocks).astype(float) if blocks else np.empty(0)
     draws = draws[~np.isnan(draws)]
     if np.isnan(value):
@@ -169,6 +188,6 @@ def _estimate(name: str, value: float, blocks: list[np.ndarray], lowest: float) 
     if not draws.size:
         return Estimate(value, None, None)
     # All metrics are shares but the means of counts, whose differences may be any number.
-    bounds = (-np.inf, np.inf) if name in COUNT_METRICS else (lowest, 1.0)
-    low, high = np.clip(np.percentile(draws, [2.5, 97.5]) - draws.mean() + value, *bounds)
+    within = (-np.inf, np.inf) if name in COUNT_METRICS else bounds
+    low, high = np.clip(np.percentile(draws, [2.5, 97.5]) - draws.mean() + value, *within)
     return Estimate(value, float(low), float(high))

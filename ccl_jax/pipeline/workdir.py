@@ -26,7 +26,7 @@ LOCK_FILE = 'lock'
 # Sections and keys that may differ between calls on one workdir: where and in how much memory a run
 # is done, how it is read and shown, how often it is saved, and what is evaluated.
 _FREE_SECTIONS = ('mesh', 'eval')
-_FREE_KEYS = (
+FREE_KEYS = (
     *('threads', 'workers', 'processes', 'prefetch'),
     *('remat', 'tile_tokens', 'compilation_cache'),
     *('log_every', 'profile_start', 'profile_steps', 'most_skipped'),
@@ -177,7 +177,7 @@ def _differences(saved: Any, current: Any, prefix: str = '') -> Iterator[str]:
     if isinstance(saved, dict) and isinstance(current, dict):
         for name in sorted(saved.keys() | current.keys()):
             path = f'{prefix}{name}'
-            if path in _FREE_SECTIONS or name in _FREE_KEYS:
+            if path in _FREE_SECTIONS or name in FREE_KEYS:
                 continue
             yield from _differences(saved.get(name), current.get(name), f'{path}.')
     elif saved != current:

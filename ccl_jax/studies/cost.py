@@ -41,7 +41,7 @@ def compare_runs(
     Raises:
         UserError: the scores have no such metric, or runs were scored on different splits.
     """
-    _check(scores, metric, cost)
+    check_scores(scores, metric, cost)
     costs = {name: training_costs(ledger) for name, ledger in ledgers.items()}
     curves = {name: curve(scores[name], metric, cost) for name in ledgers}
     best = best_score(curves[reference])
@@ -122,15 +122,35 @@ def score_at(points: Curve, cost: float) -> float | None:
     return next((score for at, score in points if at == cost), None)
 
 
-def at_equal_cost(points: Curve, reference: Curve) -> dict[str, float] | None:
-    """Score and difference to the reference at the greatest cost that both have reached; None where they never meet."""
+def at_equal_cost(points: Curve, reference: Curve, cost: float | None = None) -> dict[str, float] | None:
+    """Score and difference to the reference at a cost, by default the greatest that both have reached.
+
+    None where one of the two has no score at that cost.
+    """
     if not points or not reference:
         return None
-    cost = min(points[-1][0], reference[-1][0])
+    if cost is None:
+        cost = min(points[-1][0], reference[-1][0])
     own, other = score_at(points, cost), score_at(reference, cost)
     if own is None or other is None:
         return None
     return {'cost': cost, 'score': own, 'reference_score': other, 'difference': own - other}
+
+
+def check_scores(scores: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, cost: str) -> None:
+    """Raises UserError: the scores have no such metric or cost, or are of different documents."""
+    if cost not in COSTS:
+        raise UserError(f'the cost "{cost}" is unknown; choose one of {", ".join(COSTS)}')
+    lines = [line for of_run in scores.values() for line in of_run]
+    known = sorted(set().union(*(line['metrics'] for line in lines)))
+    if lines and metric not in known:
+        raise UserError(f'the scores have no metric "{metric}"; choose one of {", ".join(known)}')
+    scored = sorted({(line['split'], line['decoding']['documents']) for line in lines})
+    if len(scored) > 1:
+        sets = ', '.join(f'{documents} documents of {split}' for split, documents in scored)
+        raise UserError(
+            f'the scores are of different documents ({sets}), so they do not compare; score all runs on one'
+        )
 
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -144,8 +164,7 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise UserError(f'{path} is missing; name the workdir of a run that "ccl-jax train" has ended')
     try:
         ledger = json.loads(path.read_text(encoding='utf-8'))
-        lines = workdir / 'scores.jsonl'
-        scores = [json.loads(text) for text in lines.read_text(encoding='utf-8').splitlines()] if lines.exists() else []
+        scores = read_scores(workdir)
         version = ledger['format']
     except (ValueError, KeyError, TypeError):
         raise UserError(
@@ -154,6 +173,12 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if version != 1:
         raise UserError(f'{path} has format {version} and this version reads 1; read it with the version that wrote it')
     return ledger, scores
+
+
+def read_scores(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the lines of scores.jsonl, none where it is missing. Raises ValueError if one is no JSON."""
+    path = workdir / 'scores.jsonl'
+    return [json.loads(text) for text in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
 
 
 def name_runs(workdirs: Sequence[str]) -> dict[str, Path]:
@@ -233,21 +258,6 @@ def plot_curves(comparison: Mapping[str, Any], path: Path) -> None:
         raise UserError(f'cannot write the plot to {path} ({error}); name a file such as cost.png') from None
     finally:
         pyplot.close(figure)
-
-
-def _check(scores: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, cost: str) -> None:
-    if cost not in COSTS:
-        raise UserError(f'the cost "{cost}" is unknown; choose one of {", ".join(COSTS)}')
-    lines = [line for of_run in scores.values() for line in of_run]
-    known = sorted(set().union(*(line['metrics'] for line in lines)))
-    if lines and metric not in known:
-        raise UserError(f'the scores have no metric "{metric}"; choose one of {", ".join(known)}')
-    scored = sorted({(line['split'], line['decoding']['documents']) for line in lines})
-    if len(scored) > 1:
-        sets = ', '.join(f'{documents} documents of {split}' for split, documents in scored)
-        raise UserError(
-            f'the scores are of different documents ({sets}), so they do not compare; score all runs on one'
-        )
 
 
 def _ratio(number: float | None, reference: float | None) -> float | None:

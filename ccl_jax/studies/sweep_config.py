@@ -11,6 +11,11 @@ It is a Python file with `get_config(variant)` that returns `sweep_config(...)`:
 
 or, instead of `arms`, `grid={'lora.rank': (4, 16), 'lora.dropout': (0.0, 0.1)}`: every combination is an arm.
 
+    results='DIR'     keeps the small results of each finished run there (`sweep_result`); `--reuse` takes them
+                      in place of the run
+    contrasts={'transfer': (('+', 'D', 'S1.micro_f1'), ('-', 'B', 'S1.micro_f1'))}
+                      sums of the arms' metrics, each with its sign, which are shown below the table
+
 The experiment is named, not held, so that every run is a line of plain arguments,
 `ccl-jax train --config EXPERIMENT --workdir DIR --config.seed=K --config.key=value ...`, on any machine.
 """
@@ -27,8 +32,13 @@ from ml_collections import ConfigDict
 
 from ccl_jax.config import Config, check_key, default_config
 from ccl_jax.errors import UserError
+from ccl_jax.evaluation.report import SEEN
+from ccl_jax.evaluation.strata import STRATA
 
 METRICS = ('micro_f1', 'macro_f1_gold', 'S0.micro_f1', 'S1.micro_f1', 'evidence_span_exact_f1')
+SIGNS = {'+': 1, '-': -1}
+# Parts of the codes that a metric's name may begin with.
+_PARTS = ('', *STRATA, *SEEN)
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+,-]*')
 
 # Reads the arguments of a `ccl-jax train` line and checks the config that they make.
@@ -53,6 +63,15 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
+class Term:
+    """A metric of an arm in a contrast; `sign` is 1 or -1."""
+
+    sign: int
+    arm: str
+    metric: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
     """A checked sweep config.
 
@@ -62,6 +81,8 @@ class Sweep:
         reference: name of the arm that the others are compared with.
         metrics: names of `metrics.json`, such as micro_f1; of a part of the codes: S1.micro_f1, unseen.micro_f1.
         axis: the key whose values are the x of the plot; '' where the arms are no numbers.
+        results: the folder of the small results; '' to keep none.
+        contrasts: name -> what is summed.
     """
 
     experiment: str
@@ -71,6 +92,8 @@ class Sweep:
     reference: str
     metrics: tuple[str, ...]
     axis: str
+    results: str
+    contrasts: Mapping[str, tuple[Term, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +130,8 @@ def sweep_config(
     reference: str = '',
     metrics: Sequence[str] = METRICS,
     axis: str = '',
+    results: str = '',
+    contrasts: Mapping[str, Sequence[tuple[str, str, str]]] | None = None,
 ) -> ConfigDict:
     """Returns what `get_config` of a sweep's file has to return.
 
@@ -119,13 +144,17 @@ def sweep_config(
         metrics: see `Sweep`.
         axis: a key that every arm sets to a number, which is the x of the plot; of a grid, '' for the
             first key whose values are numbers.
+        results: a folder, from the one where the command is given, that keeps the small results of every
+            finished run; '' for none.
+        contrasts: name -> terms ('+' or '-', arm, metric), of which the sum is shown with its intervals.
     """
     # Dotted keys are no keys of a ConfigDict, so these stay dicts.
     tree = ConfigDict(convert_dict=False)
     tree.experiment = experiment
     tree.overrides, tree.arms, tree.grid = dict(overrides or {}), dict(arms or {}), dict(grid or {})
     tree.seeds, tree.metrics = tuple(seeds), tuple(metrics)
-    tree.reference, tree.axis = reference, axis
+    tree.reference, tree.axis, tree.results = reference, axis, results
+    tree.contrasts = dict(contrasts or {})
     return tree
 
 
@@ -155,9 +184,16 @@ def check_sweep(tree: ConfigDict) -> Sweep:
         raise UserError(f'reference is "{reference}"; it must be one of the arms {", ".join(names)}')
     if not tree.metrics:
         raise UserError('metrics is empty; name at least one, such as micro_f1')
+    for metric in tree.metrics:
+        _check_part(metric, 'metrics')
+    contrasts = {name: _terms(name, terms, names) for name, terms in tree.contrasts.items()}
     settings = tuple(_flat(tree.overrides))
     _check_settings(settings, 'overrides')
-    return Sweep(tree.experiment, settings, arms, seeds, reference, tuple(tree.metrics), axis)
+    return Sweep(
+        *(tree.experiment, settings, arms, seeds, reference, tuple(tree.metrics), axis),
+        results=tree.results,
+        contrasts=contrasts,
+    )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -179,7 +215,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if key.partition('.')[0] in sections:
             _check_settings([(key, None)], 'the command line')
             overrides.append(f'--{argument.lstrip("-")}')
-        elif key in keys - {'arms', 'grid', 'overrides'}:
+        elif key in keys - {'arms', 'grid', 'overrides', 'contrasts'}:
             own.append(argument)
         else:
             check_key(key)
@@ -253,6 +289,30 @@ def _grid_arms(grid: Mapping[str, Sequence[Any]], axis: str) -> tuple[tuple[Arm,
     if len({arm.name for arm in arms}) < len(arms):
         raise UserError('grid: two arms have one name; give values that differ in their letters and digits')
     return tuple(arms), axis
+
+
+def _terms(name: str, given: Sequence[Any], arms: Sequence[str]) -> tuple[Term, ...]:
+    if not given:
+        raise UserError(f'the contrast {name} is empty; give it terms such as ("+", "{arms[0]}", "micro_f1")')
+    terms = []
+    for term in given:
+        if not isinstance(term, tuple | list) or len(term) != 3 or term[0] not in SIGNS:
+            raise UserError(
+                f'the contrast {name} has {term!r}; write its terms as ("+" or "-", arm, metric), '
+                f'such as ("+", "{arms[0]}", "micro_f1")'
+            )
+        sign, arm, metric = term
+        if arm not in arms:
+            raise UserError(f'the contrast {name} names the arm "{arm}"; it must be one of the arms {", ".join(arms)}')
+        _check_part(metric, f'the contrast {name}')
+        terms.append(Term(SIGNS[sign], arm, metric))
+    return tuple(terms)
+
+
+def _check_part(metric: str, where: str) -> None:
+    part = metric.rpartition('.')[0]
+    if part not in _PARTS:
+        raise UserError(f'{where}: "{metric}" begins with no part of the codes; these are {", ".join(_PARTS[1:])}')
 
 
 def _label(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""The plot of a sweep: a panel per metric, against the arms or against the numbers that they stand for."""
+"""The plots of a sweep: a panel per metric, against the arms, against the numbers that they stand for, or against
+what the training had cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,23 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ccl_jax.evaluation.bootstrap import Estimate
-from ccl_jax.studies.sweep_config import Arm, Run, Sweep
-from ccl_jax.studies.sweep_table import Row, read_result
+from ccl_jax.studies.sweep_config import Arm, Sweep
+from ccl_jax.studies.sweep_curves import Curves, mean_curve
+from ccl_jax.studies.sweep_result import Result
+from ccl_jax.studies.sweep_table import Row
 
 _WIDTH, _HEIGHT = 3.2, 3.2  # inches of a panel
 _LOGARITHMIC_FROM = 8  # largest number over the smallest
 
 
-def draw_sweep(sweep: Sweep, rows: Sequence[Row], finished: Sequence[Run], path: Path) -> None:
+def draw_sweep(sweep: Sweep, rows: Sequence[Row], results: Sequence[Result], path: Path) -> None:
     """Draws means with the intervals of `Row.metrics`, and every run as a dot, as PNG."""
-    results = [read_result(run) for run in finished]
     arms = {arm.name: arm for arm in sweep.arms}
     names = [row.arm for row in rows]
     with matplotlib.rc_context({'font.size': 9}):
         figure = Figure(figsize=(_WIDTH * len(sweep.metrics), _HEIGHT), layout='constrained')
         panels = figure.subplots(1, len(sweep.metrics), squeeze=False)[0]
         for axes, metric in zip(panels, sweep.metrics, strict=True):
-            measured = [(r.run.arm, r.metrics[metric].value) for r in results if metric in r.metrics]
+            measured = [(r.arm, r.value(metric)) for r in results]
             dots = [(arm, value) for arm, value in measured if value is not None]
             axes.set_title(metric)
             axes.grid(alpha=0.3)
@@ -39,6 +41,28 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], finished: Sequence[Run], path:
                 axes.set_xticks(range(len(rows)), names, rotation=30, ha='right')
         if any(arm.line for arm in sweep.arms):
             panels[0].legend()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+
+
+def draw_curves(curves: Sequence[Curves], path: Path) -> None:
+    """Draws each run's scores on the way as a thin line, and the mean of each arm's as a thick one, as PNG."""
+    with matplotlib.rc_context({'font.size': 9}):
+        figure = Figure(figsize=(_WIDTH * len(curves), _HEIGHT), layout='constrained')
+        panels = figure.subplots(1, len(curves), squeeze=False)[0]
+        for axes, of_metric in zip(panels, curves, strict=True):
+            for number, (arm, runs) in enumerate(of_metric.runs.items()):
+                color = f'C{number}'
+                for points in runs.values():
+                    axes.plot(*zip(*points, strict=True), color=color, linewidth=0.7, alpha=0.4)
+                mean = mean_curve(runs.values())
+                costs, scores = [cost for cost, _ in mean], [score for _, score in mean]
+                axes.plot(costs, scores, '.-', color=color, linewidth=2, label=arm)
+            axes.set_title(of_metric.metric)
+            axes.set_xlabel('FLOPs of the training')
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+        panels[0].legend()
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ccl_jax.errors import Interrupted, UserError
@@ -44,7 +44,13 @@ def metrics_file(run: Run) -> Path:
     return run.evaluation / 'metrics.json'
 
 
-def run_all(runs: Sequence[Run], *, parallel: int = 1, command: Sequence[str] = TRAIN) -> dict[str, str]:
+def run_all(
+    runs: Sequence[Run],
+    *,
+    parallel: int = 1,
+    command: Sequence[str] = TRAIN,
+    when_finished: Callable[[Run], object] = lambda run: None,
+) -> dict[str, str]:
     """Makes the runs that are not finished, and returns name -> last words of those that failed.
 
     Each is a process of its own, whose output goes to `train.log` in its folder, so that the end of one ends
@@ -56,6 +62,7 @@ def run_all(runs: Sequence[Run], *, parallel: int = 1, command: Sequence[str] = 
     Args:
         parallel: runs at a time.
         command: what the arguments of a run are given to.
+        when_finished: called with each run that has come to its end here.
 
     Raises:
         UserError: as `unfinished`.
@@ -80,6 +87,7 @@ def run_all(runs: Sequence[Run], *, parallel: int = 1, command: Sequence[str] = 
                 words = _last_words(run, process.returncode)
                 if not words:
                     _say(f'{run.name}: finished in {time.monotonic() - began:.0f} s, {done} of {total}')
+                    when_finished(run)
                 elif received:
                     stopped = True
                 else:

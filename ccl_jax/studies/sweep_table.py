@@ -16,9 +16,7 @@ import csv
 import dataclasses
 import difflib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,38 +24,14 @@ from scipy import stats
 
 from ccl_jax.errors import UserError
 from ccl_jax.evaluation.bootstrap import Estimate, Statistics, paired_bootstrap
-from ccl_jax.evaluation.evidence import EvidenceCounts
-from ccl_jax.evaluation.metrics import pair_statistics
-from ccl_jax.evaluation.pairs import CodePairs, align
-from ccl_jax.evaluation.strata import STRATA, Strata
-from ccl_jax.icd.codes import ICD10CM
-from ccl_jax.pipeline.evaluate import as_reference
-from ccl_jax.pipeline.files import write_text
-from ccl_jax.pipeline.prepare import Prepared
-from ccl_jax.sources.jsonl import read_predictions
-from ccl_jax.studies.sweep_config import Run, Sweep
-from ccl_jax.studies.sweep_run import metrics_file
+from ccl_jax.evaluation.strata import STRATA
+from ccl_jax.studies.sweep_config import Sweep
+from ccl_jax.studies.sweep_result import COSTS, UNDEFINED, Result
 
-COSTS = ('tokens', 'flops', 'device_seconds')
 _COST_TITLES = {'tokens': 'tokens', 'flops': 'FLOPs', 'device_seconds': 'device seconds'}
 # These need more than the documents to be computed again.
 _NOT_RESAMPLED = ('invalid_code_rate', 'macro_f1_caml')
-_UNDEFINED = Estimate(None, None, None)
-_SAMPLES = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What one finished run says.
-
-    Attributes:
-        metrics: name -> value with its interval over documents.
-        cost: of `COSTS`, those that are known.
-    """
-
-    run: Run
-    metrics: Mapping[str, Estimate]
-    cost: Mapping[str, float]
+SAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,30 +56,14 @@ class Row:
     cost_ratios: Mapping[str, float]
 
 
-def read_result(run: Run) -> Result:
-    """Reads a finished run."""
-    saved = json.loads(metrics_file(run).read_text(encoding='utf-8'))
-    sections = {'': saved} | {f'{name}.': part for name, part in saved['strata'].items()}
-    sections |= {f'{name}.': part for name, part in saved.get('evidence_in_spans', {}).items()}
-    metrics = {
-        f'{prefix}{name}': Estimate(**estimate)
-        for prefix, section in sections.items()
-        for name, estimate in section['metrics'].items()
-    }
-    path = run.workdir / 'cost.json'
-    total = json.loads(path.read_text(encoding='utf-8'))['total'] if path.exists() else {}
-    return Result(run, metrics, {name: float(total[name]) for name in COSTS if total.get(name) is not None})
-
-
-def gather(sweep: Sweep, finished: Sequence[Run]) -> list[Row]:
+def gather(sweep: Sweep, results: Sequence[Result]) -> list[Row]:
     """Returns one row per arm that has a finished run, in the order of the sweep.
 
     Raises:
         UserError: no run has a metric of the sweep.
     """
-    results = [read_result(run) for run in finished]
-    _check_metrics(sweep.metrics, results)
-    by_arm = {arm.name: {r.run.seed: r for r in results if r.run.arm == arm.name} for arm in sweep.arms}
+    check_metrics(sweep.metrics, results)
+    by_arm = by_seed(sweep, results)
     reference = by_arm[sweep.reference]
     return [
         _row(name, own, reference if name != sweep.reference else None, sweep.metrics)
@@ -114,10 +72,15 @@ def gather(sweep: Sweep, finished: Sequence[Run]) -> list[Row]:
     ]
 
 
+def by_seed(sweep: Sweep, results: Sequence[Result]) -> dict[str, dict[int, Result]]:
+    """Arm -> seed -> result, in the order of the sweep."""
+    return {arm.name: {r.seed: r for r in results if r.arm == arm.name} for arm in sweep.arms}
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value per seed with Student's 95 % interval; without one below two values."""
     if not values:
-        return _UNDEFINED
+        return UNDEFINED
     mean = float(np.mean(values))
     if len(values) == 1:
         return Estimate(mean, None, None)
@@ -130,7 +93,7 @@ def _row(arm: str, own: Mapping[int, Result], reference: Mapping[int, Result] | 
     pairs = [(own[seed], reference[seed]) for seed in shared] if reference else []
     differences = {}
     for name in metrics:
-        both = [(_value(a, name), _value(b, name)) for a, b in pairs]
+        both = [(a.value(name), b.value(name)) for a, b in pairs]
         differences[name] = over_seeds([a - b for a, b in both if a is not None and b is not None])
     return Row(
         arm=arm,
@@ -148,14 +111,10 @@ def _row(arm: str, own: Mapping[int, Result], reference: Mapping[int, Result] | 
 
 
 def _mean(results: Iterable[Result], name: str) -> Estimate:
-    estimates = [r.metrics[name] for r in results if _value(r, name) is not None]
+    estimates = [r.metrics[name] for r in results if r.value(name) is not None]
     if len(estimates) == 1:
         return estimates[0]
     return over_seeds([estimate.value for estimate in estimates if estimate.value is not None])
-
-
-def _value(result: Result, name: str) -> float | None:
-    return result.metrics.get(name, _UNDEFINED).value
 
 
 def _known_costs(of: Iterable[Result]) -> list[str]:
@@ -166,36 +125,26 @@ def _known_costs(of: Iterable[Result]) -> list[str]:
 def _over_documents(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[str]) -> dict[str, Estimate]:
     """The difference of the means over seeds under resampled documents, of what can be computed again."""
     estimates: dict[str, Estimate] = {}
-    for part in dict.fromkeys(_part(name) for name in metrics):
-        if part and part not in STRATA:
-            continue
-        one, other = (_mean_statistics([_statistics(r.run, part) for r in side]) for side in zip(*pairs, strict=True))
-        found = paired_bootstrap(one, other, seed=0, samples=_SAMPLES)
+    for part in dict.fromkeys(_part(name) for name in metrics if can_be_resampled(name)):
+        one, other = (mean_statistics(side, part) for side in zip(*pairs, strict=True))
+        found = paired_bootstrap(one, other, seed=0, samples=SAMPLES)
         estimates |= {f'{part}.{name}' if part else name: estimate for name, estimate in found.items()}
-    return {name: estimates[name] for name in metrics if name in estimates and _last(name) not in _NOT_RESAMPLED}
+    return {name: estimates[name] for name in metrics if name in estimates and can_be_resampled(name)}
 
 
-def _statistics(run: Run, part: str) -> Statistics:
-    """Metrics of a run on the codes of a stratum, or on all for ''."""
-    report = json.loads((run.workdir / 'data' / 'report.json').read_text(encoding='utf-8'))
-    prepared = Prepared(run.workdir / 'data', frozenset(report['held_out']), report['synthetic'])
-    settings = run.config.eval
-    gold = [as_reference(document) for document in prepared.documents(settings.split)]
-    gold = gold[: settings.max_documents] if settings.max_documents else gold
-    predictions = list(read_predictions(run.evaluation / 'predictions.jsonl'))
-    units = align(gold, predictions)
-    pairs, counts = CodePairs.of(units), EvidenceCounts.of(units)
-    if part:
-        held_out = {(ICD10CM, code) for code in prepared.held_out}
-        strata = Strata.from_training(prepared.documents('train'), prepared.stream_spans(), held_out)
-        pairs, counts = pairs.only(strata.stratum, part), counts.only(strata.stratum, part)
-    codes, evidence = pair_statistics(pairs, valid_codes=(), is_part=bool(part)), counts.statistics()
-    return Statistics(
-        codes.unit_ids, lambda w: codes.compute(w) | evidence.compute(w), max(codes.width, evidence.width)
-    )
+def can_be_resampled(metric: str) -> bool:
+    part, _, name = metric.rpartition('.')
+    return part in ('', *STRATA) and name not in _NOT_RESAMPLED
 
 
-def _mean_statistics(runs: Sequence[Statistics]) -> Statistics:
+def mean_statistics(results: Sequence[Result], part: str) -> Statistics:
+    """The means of several runs' metrics, on the codes of a stratum or on all for ''.
+
+    Raises:
+        UserError: they were evaluated on different documents.
+    """
+    runs = [result.coded.statistics(part) for result in results]
+
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         values = [run.compute(weights) for run in runs]
         return {name: np.mean([value[name] for value in values], axis=0) for name in values[0]}
@@ -213,22 +162,14 @@ def _last(name: str) -> str:
     return name.rpartition('.')[2]
 
 
-def _check_metrics(metrics: Sequence[str], results: Sequence[Result]) -> None:
+def check_metrics(metrics: Iterable[str], results: Sequence[Result]) -> None:
+    """Raises UserError if no run has one of the metrics, with the nearest one that there is."""
     known = sorted({name for result in results for name in result.metrics})
     for name in metrics:
         # A stratum may be empty in these runs; a name that no part has is a mistake.
         if known and _last(name) not in {_last(k) for k in known}:
             nearest = difflib.get_close_matches(name, known, 1, 0)[0]
             raise UserError(f'no run has the metric "{name}" of the sweep; the nearest one is "{nearest}"')
-
-
-def write_tables(sweep: Sweep, rows: Sequence[Row], finished: Sequence[Run], total: int, folder: Path) -> str:
-    """Writes `table.csv`, `table.md` and `runs.csv` into the folder; returns the Markdown."""
-    markdown = to_markdown(sweep, rows, total)
-    write_text(folder / 'table.csv', to_csv(sweep, rows))
-    write_text(folder / 'table.md', markdown)
-    write_text(folder / 'runs.csv', runs_to_csv(sweep, finished))
-    return markdown
 
 
 def to_markdown(sweep: Sweep, rows: Sequence[Row], total: int) -> str:
@@ -238,19 +179,23 @@ def to_markdown(sweep: Sweep, rows: Sequence[Row], total: int) -> str:
     for name in sweep.metrics:
         header += [name, 'difference']
     header += [f'x {_COST_TITLES[name]}' for name in costs]
-    lines = [header, ['---'] * len(header)]
+    lines = []
     for row in rows:
         cells = [row.arm, str(len(row.seeds))]
         for name in sweep.metrics:
             over_documents = row.metrics[name] if len(row.seeds) == 1 else None
-            cells += [_cell(row.metrics[name], over_documents, '.3f')]
-            cells += [_cell(row.differences.get(name), row.by_documents.get(name), '+.3f')]
+            cells += [cell(row.metrics[name], over_documents, '.3f')]
+            cells += [cell(row.differences.get(name), row.by_documents.get(name), '+.3f')]
         is_reference = row.arm == sweep.reference
         cells += [_ratio(1.0 if is_reference else row.cost_ratios.get(name)) for name in costs]
         lines.append(cells)
-    table = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
     finished = sum(len(row.seeds) for row in rows)
-    return f'{table}\n\n{_caption(sweep, finished, total)}\n'
+    return f'{to_table(header, lines)}\n\n{_caption(sweep, finished, total)}\n'
+
+
+def to_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *lines))
 
 
 def _caption(sweep: Sweep, finished: int, total: int) -> str:
@@ -262,7 +207,7 @@ def _caption(sweep: Sweep, finished: int, total: int) -> str:
     )
 
 
-def _cell(over_seeds: Estimate | None, over_documents: Estimate | None, form: str) -> str:
+def cell(over_seeds: Estimate | None, over_documents: Estimate | None, form: str) -> str:
     """A value with its interval over seeds in brackets and that over documents in parentheses; '' for none."""
     if over_seeds is None or over_seeds.value is None:
         return '' if over_seeds is None else '-'
@@ -285,36 +230,38 @@ def to_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
         for row in rows:
             for name in sweep.metrics:
                 line: dict[str, Any] = {'arm': row.arm, 'seeds': ' '.join(map(str, row.seeds)), 'metric': name}
-                line |= _columns('mean', row.metrics[name])
+                line |= columns('mean', row.metrics[name])
                 line['interval'] = 't over seeds' if len(row.seeds) > 1 else 'bootstrap over documents'
-                line |= _columns('difference', row.differences.get(name, _UNDEFINED))
-                documents = row.by_documents.get(name, _UNDEFINED)
+                line |= columns('difference', row.differences.get(name, UNDEFINED))
+                documents = row.by_documents.get(name, UNDEFINED)
                 line |= {'difference_documents_low': documents.low, 'difference_documents_high': documents.high}
                 line |= {f'cost_{cost}': row.costs.get(cost) for cost in COSTS}
                 line |= {f'cost_ratio_{cost}': row.cost_ratios.get(cost) for cost in COSTS}
                 yield line
 
-    return _csv(lines())
+    return to_csv_text(lines())
 
 
-def runs_to_csv(sweep: Sweep, finished: Sequence[Run]) -> str:
+def runs_to_csv(sweep: Sweep, results: Sequence[Result]) -> str:
     """One line per finished run: its metrics with their intervals over documents, and its cost."""
 
     def lines() -> Iterable[dict[str, Any]]:
-        for result in map(read_result, finished):
-            line: dict[str, Any] = {'arm': result.run.arm, 'seed': result.run.seed}
+        for result in results:
+            line: dict[str, Any] = {'arm': result.arm, 'seed': result.seed}
             for name in sweep.metrics:
-                line |= _columns(name, result.metrics.get(name, _UNDEFINED))
+                line |= columns(name, result.metrics.get(name, UNDEFINED))
             yield line | {f'cost_{cost}': result.cost.get(cost) for cost in COSTS}
 
-    return _csv(lines())
+    return to_csv_text(lines())
 
 
-def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
+def columns(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """The cells of an estimate in a CSV table."""
     return {name: estimate.value, f'{name}_low': estimate.low, f'{name}_high': estimate.high}
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+def to_csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV of rows that all have the same columns, numbers with 6 digits."""
     lines = list(rows)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator='\n')

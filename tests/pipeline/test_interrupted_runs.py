@@ -181,6 +181,8 @@ def test_the_dev_loss_is_measured_and_the_best_checkpoint_evaluated(miniature, t
     found = {name: value['value'] for name, value in metrics['metrics'].items() if name in scores[-1]['metrics']}
     assert {name: scores[-1]['metrics'][name] for name in found} == pytest.approx(found)
     assert {'micro_f1', 'mean_gold'} <= found.keys()
+    of_strata = {name: part['metrics']['micro_f1']['value'] for name, part in metrics['strata'].items()}
+    assert {name: scores[-1]['metrics'][f'{name}.micro_f1'] for name in of_strata} == pytest.approx(of_strata)
     cost = _training_cost(workdir)
     assert scores[-1]['cost']['tokens'] == sum(sum(task.values()) for task in cost['tokens'].values())
     assert scores[-1]['cost']['flops'] == pytest.approx(sum(cost['flops'].values()))

@@ -44,6 +44,14 @@ def test_what_is_finished_is_skipped_and_the_rest_is_done_by_train(miniature, tm
     assert done.stdout.startswith('| arm | seeds | micro_f1 | difference |')
     assert '| short | 1 |' in done.stdout
 
+    kept = (f'--config={tmp_path}/sweep.py', f'--config.results={tmp_path}/kept', *OVERRIDES)
+    gathered = ccl_jax('sweep', *kept, f'--workdir={tmp_path}/w', '--gather')
+    reused = ccl_jax('sweep', *kept, f'--workdir={tmp_path}/elsewhere', '--reuse')
+    assert (gathered.returncode, reused.returncode) == (0, 0), reused.stderr
+    for path in (tmp_path / 'w' / 'results').iterdir():
+        assert (tmp_path / 'elsewhere' / 'results' / path.name).read_bytes() == path.read_bytes()
+    assert [path.name for path in (tmp_path / 'elsewhere').iterdir()] == ['results']
+
     refused = ccl_jax(*command, '--config.data.steps=13')
     assert refused.returncode == 2
     assert 'holds a run of another config (data.steps was 12, is 13)' in refused.stderr

@@ -5,7 +5,18 @@ import sys
 from pathlib import Path
 
 from ccl_jax.cli import _experiment
-from ccl_jax.records import Annotation, Document, PredictedCode, Prediction, document_to_json, prediction_to_json
+from ccl_jax.evaluation.report import evaluate
+from ccl_jax.evaluation.strata import Strata
+from ccl_jax.icd.codes import ICD10CM
+from ccl_jax.records import (
+    Annotation,
+    Document,
+    Evidence,
+    PredictedCode,
+    Prediction,
+    document_to_json,
+    prediction_to_json,
+)
 from ccl_jax.records import write_jsonl as write
 from ccl_jax.studies.sweep_config import check_sweep, runs_of, sweep_config
 
@@ -14,7 +25,7 @@ EXPERIMENT = f'{ROOT}/configs/demo.py:ci'
 
 # Stands in for `ccl-jax train`: what it does is in the arm's name.
 FAKE = """
-import os, pathlib, shutil, signal, sys, time
+import json, os, pathlib, shutil, signal, sys, time
 
 arguments = dict(zip(sys.argv[1:5:2], sys.argv[2:5:2]))
 workdir = pathlib.Path(arguments['--workdir'])
@@ -57,7 +68,8 @@ if arm.startswith('alone'):
     busy.rmdir()
 metrics = workdir / 'eval' / 'test' / 'metrics.json'
 metrics.parent.mkdir(parents=True, exist_ok=True)
-metrics.write_text('{}')
+settings = json.loads((workdir / 'config.json').read_text())['eval']
+metrics.write_text(json.dumps({'settings': settings}))
 """
 
 
@@ -80,26 +92,55 @@ def fake_command(folder, runs):
 
 
 GOLD = {'d0': ('I10', 'E11.9'), 'd1': ('R07.9', 'N17.9')}
+# A word that is in every document and every piece of evidence.
+WORD = 'zebra'
 
 
-def finish(run, value, predicted, *, cost=None, gold=None, low=None, high=None):
-    """Makes a finished run: `value` as its micro_f1, and `predicted`, doc_id -> codes, as its predictions."""
-    gold = GOLD if gold is None else gold
+def finish(run, value, predicted, *, cost=None, gold=None, low=None, high=None, scores=()):
+    """Makes a finished run of `predicted`, doc_id -> codes, with `value` as its micro_f1, or all metrics for None."""
+    evidence = (Evidence(((0, len(WORD)),), WORD),)
+    documents = [
+        Document(doc_id, f'{WORD} of {doc_id}', tuple(Annotation(c, evidence=evidence) for c in codes), split='test')
+        for doc_id, codes in (GOLD if gold is None else gold).items()
+    ]
+    training = [Document('t', WORD, (Annotation('I10'), Annotation('E11.9')), split='train')]
+    predictions = [
+        Prediction(d, tuple(PredictedCode(c, evidence=evidence) for c in codes)) for d, codes in predicted.items()
+    ]
     data = run.workdir / 'data'
     data.mkdir(parents=True)
-    documents = [
-        Document(doc_id, f'text of {doc_id}', tuple(map(Annotation, codes)), split='test')
-        for doc_id, codes in gold.items()
-    ]
-    training = [Document('t', 'text', (Annotation('I10'), Annotation('E11.9')), split='train')]
     write(data / 'documents-test.jsonl', map(document_to_json, documents))
     write(data / 'documents-train.jsonl', map(document_to_json, training))
     (data / 'spans.jsonl').write_text('')
     (data / 'report.json').write_text(json.dumps({'held_out': ['N17.9'], 'synthetic': False}))
     (run.workdir / 'config.json').write_text(json.dumps(run.config.tree))
-    predictions = [Prediction(d, tuple(map(PredictedCode, codes))) for d, codes in predicted.items()]
     write(run.evaluation / 'predictions.jsonl', map(prediction_to_json, predictions))
     section = {'metrics': {'micro_f1': {'value': value, 'low': low, 'high': high}}}
-    (run.evaluation / 'metrics.json').write_text(json.dumps({**section, 'strata': {'S0': section}}))
+    metrics = {**section, 'strata': {'S0': section}}
+    if value is None:
+        strata = Strata.from_training(training, (), {(ICD10CM, 'N17.9')})
+        metrics = evaluate(documents, predictions, strata=strata, valid_codes=(), seed=0, samples=20)
+    write_metrics(run, metrics)
     if cost is not None:
         (run.workdir / 'cost.json').write_text(json.dumps({'total': cost}))
+    if scores:
+        (run.workdir / 'scores.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in scores))
+
+
+def write_metrics(run, metrics):
+    """Writes metrics.json of a run, as evaluated under its settings."""
+    (run.evaluation / 'metrics.json').write_text(json.dumps({**metrics, 'settings': run.config.tree['eval']}))
+
+
+def score_lines(curve, metric='micro_f1'):
+    """Lines of scores.jsonl of (flops, score) pairs."""
+    return [
+        {
+            'step': step,
+            'split': 'dev',
+            'metrics': {metric: score},
+            'cost': {'tokens': 2 * flops, 'flops': flops, 'device_seconds': 0.5 * flops},
+            'decoding': {'documents': 8},
+        }
+        for step, (flops, score) in enumerate(curve)
+    ]

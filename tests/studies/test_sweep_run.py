@@ -32,7 +32,9 @@ def when(condition, action):
 def test_finished_runs_are_skipped_and_a_failure_ends_no_other(tmp_path, monkeypatch, capfd):
     _, runs = sweep_of(tmp_path / 'w', ['quick', 'broken', 'crash', 'silent', 'last'], monkeypatch, seeds=(0,))
     command = fake_command(tmp_path, runs)
-    failures = run_all(runs, command=command)
+    told = []
+    failures = run_all(runs, command=command, when_finished=told.append)
+    assert told == [runs[0], runs[4]]
     assert failures == {
         'broken seed 0': 'exit code 2: ccl-jax: the source is gone; bring it back',
         'crash seed 0': 'killed by signal 9: working',

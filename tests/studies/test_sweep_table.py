@@ -11,6 +11,7 @@ from scipy import stats
 
 from ccl_jax.errors import UserError
 from ccl_jax.studies.sweep import gather_results
+from ccl_jax.studies.sweep_result import read_record, result_of
 from ccl_jax.studies.sweep_table import gather, over_seeds
 from tests.studies.sweep_helpers import GOLD, finish, sweep_of
 
@@ -32,9 +33,13 @@ def made(tmp_path, monkeypatch, arms=('a', 'b'), seeds=(0, 1, 2), **keys):
     return sweep, runs
 
 
+def rows(sweep, runs):
+    return gather(sweep, [result_of(run, read_record(run)) for run in runs])
+
+
 def test_means_and_paired_differences_over_seeds_are_those_of_scipy(tmp_path, monkeypatch):
     sweep, runs = made(tmp_path, monkeypatch)
-    a, b = gather(sweep, runs)
+    a, b = rows(sweep, runs)
     for row in (a, b):
         interval = stats.t.interval(0.95, 2, np.mean(VALUES[row.arm]), stats.sem(VALUES[row.arm]))
         found = row.metrics['micro_f1']
@@ -59,7 +64,7 @@ def micro_f1(predicted, documents, codes):
 def test_the_interval_over_documents_is_that_of_all_resamples(tmp_path, monkeypatch, name, codes):
     """Two documents have four equally likely resamples, so the bootstrap can be written out."""
     sweep, runs = made(tmp_path, monkeypatch)
-    found = gather(sweep, runs)[1].by_documents[name]
+    found = rows(sweep, runs)[1].by_documents[name]
 
     def difference(documents):
         scores = {arm: [micro_f1(p, documents, codes) for p in seeds] for arm, seeds in PREDICTED.items()}
@@ -77,7 +82,7 @@ def test_the_interval_over_documents_is_that_of_all_resamples(tmp_path, monkeypa
 
 def test_one_seed_has_intervals_over_documents(tmp_path, monkeypatch):
     sweep, runs = made(tmp_path, monkeypatch, seeds=(0,))
-    _, b = gather(sweep, runs)
+    _, b = rows(sweep, runs)
     assert (b.metrics['micro_f1'].low, b.metrics['micro_f1'].high) == pytest.approx((0.35, 0.65))
     assert b.differences['micro_f1'].value == pytest.approx(0.05)
     assert b.differences['micro_f1'].low is None
@@ -87,12 +92,12 @@ def test_one_seed_has_intervals_over_documents(tmp_path, monkeypatch):
 def test_only_seeds_that_both_have_are_paired(tmp_path, monkeypatch):
     sweep, runs = made(tmp_path, monkeypatch)
     finished = [run for run in runs if (run.arm, run.seed) not in (('a', 0), ('b', 1))]
-    a, b = gather(sweep, finished)
+    a, b = rows(sweep, finished)
     assert (a.seeds, b.seeds) == ((1, 2), (0, 2))
     assert b.differences['micro_f1'].value == pytest.approx(0.0)
     assert b.metrics['micro_f1'].value == pytest.approx(0.625)
     # Without the reference there is nothing to compare with.
-    (alone,) = gather(sweep, [run for run in runs if run.arm == 'b'])
+    (alone,) = rows(sweep, [run for run in runs if run.arm == 'b'])
     assert (alone.differences, alone.by_documents) == ({}, {})
 
 
@@ -102,7 +107,7 @@ def test_cost_ratios_hand_worked(tmp_path, monkeypatch):
     for run in runs:
         total = {'tokens': costs[run.arm, run.seed], 'flops': 2e9, 'device_seconds': None}
         (run.workdir / 'cost.json').write_text(json.dumps({'total': total}))
-    a, b = gather(sweep, runs)
+    a, b = rows(sweep, runs)
     assert b.cost_ratios == {'tokens': 0.25, 'flops': 1.0}
     assert a.costs == {'tokens': 200.0, 'flops': 2e9}
     text = gather_results(sweep, runs, tmp_path / 'w')
@@ -138,7 +143,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest(tmp_path, monkeypatch):
     sweep, runs = sweep_of(tmp_path / 'w', ['a'], monkeypatch, seeds=(0,), metrics=('mikro_f1',))
     finish(runs[0], 0.5, {'d0': ('I10',)})
     with pytest.raises(UserError, match=r'no run has the metric "mikro_f1".*"micro_f1"'):
-        gather(sweep, runs)
+        rows(sweep, runs)
 
 
 def test_no_value_has_no_mean():
