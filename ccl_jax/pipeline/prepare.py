@@ -34,6 +34,7 @@ from ccl_jax.records import (
     span_to_json,
     write_jsonl,
 )
+from ccl_jax.sources.corpora import check_corpus
 from ccl_jax.sources.corpus import open_corpus
 from ccl_jax.sources.report import RejectionLog
 from ccl_jax.tasks.settings import TaskSettings
@@ -109,6 +110,10 @@ def prepare_corpus(config: Config, workdir: Path) -> Prepared:
 def _write_corpus(config: Config, directory: Path) -> None:
     if (directory / _REPORT).exists():
         return
+    wants_texts = config.base.enabled or 'lm' in config.tasks.names
+    for path in config.base.corpora if wants_texts else ():
+        # A mistyped path must not show up only after the expansion.
+        check_corpus(path)
     say(f'reading the source {config.sources.name} ...')
     release = open_release(config.release)
     with RejectionLog(directory / REJECTED) as log:
@@ -127,7 +132,6 @@ def _write_corpus(config: Config, directory: Path) -> None:
                 'there are no spans for the span task; check expansion.tiers, or drop span from tasks.names'
             )
         write_jsonl(directory / _SPANS, map(span_to_json, expansion.spans))
-        wants_texts = config.base.enabled or 'lm' in config.tasks.names
         texts: dict[str, Any] = {}
         if wants_texts:
             texts = write_base_texts(directory / _TEXTS, config, release, corpus, splits, expansion.held_out, log)

@@ -24,6 +24,17 @@ KINDS = (
 _GZIPPED = '.jsonl.gz'
 
 
+def check_corpus(path: str | Path) -> None:
+    """Raises UserError if `path` is of no known kind; reads nothing."""
+    path = Path(path)
+    if path.is_dir():
+        if not _is_aci_bench(path) and not _is_mts_dialog(path) and next(path.rglob('*.txt'), None) is None:
+            raise UserError(f'base.corpora names the folder {path}, which holds no texts; give {KINDS}')
+    elif not (path.is_file() and path.name.endswith(('.jsonl', _GZIPPED))):
+        state = 'is of no known kind' if path.exists() else 'does not exist'
+        raise UserError(f'base.corpora names {path}, which {state}; give {KINDS}')
+
+
 def read_corpus(path: str | Path, *, report: SourceReport) -> Iterator[Document]:
     """Yields the texts of a file or folder in its order.
 
@@ -36,25 +47,24 @@ def read_corpus(path: str | Path, *, report: SourceReport) -> Iterator[Document]
     Raises:
         UserError: `path` is of no known kind, cannot be read, or has a record without text.
     """
+    check_corpus(path)
     path = Path(path)
-    if path.is_dir():
-        yield from _read_folder(path, report)
-    elif path.name.endswith(('.jsonl', _GZIPPED)) and path.is_file():
+    if path.is_file():
         yield from _read_lines(path, report)
+    elif _is_aci_bench(path):
+        yield from read_aci_bench(path, 'train', report=report)
+    elif _is_mts_dialog(path):
+        yield from read_mts_dialog(path, 'train', report=report)
     else:
-        state = 'is of no known kind' if path.exists() else 'does not exist'
-        raise UserError(f'base.corpora names {path}, which {state}; give {KINDS}')
+        yield from read_text_folder(path, report=report)
 
 
-def _read_folder(folder: Path, report: SourceReport) -> Iterator[Document]:
-    if (folder / 'data' / 'challenge_data').is_dir():
-        yield from read_aci_bench(folder, 'train', report=report)
-    elif (folder / 'Main-Dataset').is_dir():
-        yield from read_mts_dialog(folder, 'train', report=report)
-    elif next(folder.rglob('*.txt'), None) is None:
-        raise UserError(f'base.corpora names the folder {folder}, which holds no texts; give {KINDS}')
-    else:
-        yield from read_text_folder(folder, report=report)
+def _is_aci_bench(folder: Path) -> bool:
+    return (folder / 'data' / 'challenge_data').is_dir()
+
+
+def _is_mts_dialog(folder: Path) -> bool:
+    return (folder / 'Main-Dataset').is_dir()
 
 
 def _read_lines(path: Path, report: SourceReport) -> Iterator[Document]:

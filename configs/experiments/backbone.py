@@ -16,9 +16,9 @@ A decoder of 4.0 million parameters: hidden size 256, 4 layers, a vocabulary of 
 No sentence holds a code or a term of a held-out code, and no text shares eight successive words with an evaluation
 document (ccl_jax/pipeline/base_texts.py has the rules; data/report.json and standard error the counts).
 Which codes are held out depends on expansion.seed and expansion.held_out_share, on the release and on the codes of
-the training documents, not on `seed`: arms with other seeds agree with the backbone. An arm with fewer training documents
-(sources.max_train_documents) would hold out more codes, whose terms the backbone has read; give it, and better
-every arm, the list of the backbone: --config.expansion.held_out_file=runs/backbone/base/held_out.json.
+the training documents, not on `seed`: arms with other seeds agree with the backbone. An arm with fewer training
+documents (sources.max_train_documents) would hold out more codes, whose terms the backbone has read; give it,
+and better every arm, the list of the backbone: --config.expansion.held_out_file=runs/backbone/base/held_out.json.
 The synthetic notes hold out codes by sources.synthetic_notes.seed and take no such file.
 """
 
