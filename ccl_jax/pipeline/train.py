@@ -15,7 +15,7 @@ from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
 from ccl_jax.data.tokenization import load_tokenizer, train_tokenizer
 from ccl_jax.errors import UserError
-from ccl_jax.expansion.held_out import held_out_to_json
+from ccl_jax.expansion.held_out import held_out_to_json, read_held_out
 from ccl_jax.icd.release import open_release
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.hf import init_decoder, read_architecture
@@ -36,6 +36,9 @@ from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding
 from ccl_jax.training.scoring import Scoring
 from ccl_jax.training.step_costs import Cost, StepCosts
+
+# Beside the folder of a base model: the codes that were kept out of its texts.
+_HELD_OUT = 'held_out.json'
 
 
 def train(config: Config, workdir: Path) -> Prepared:
@@ -58,6 +61,8 @@ def train(config: Config, workdir: Path) -> Prepared:
         record_expansion(workdir, prepared.expansion)
         if config.base.enabled:
             make_base(config, workdir, prepared, mesh)
+        else:
+            _warn_of_read_terms(config, prepared)
         folder = initial_model(config, workdir)
         tokenizer = load_tokenizer(folder)
         store, plan = prepare_examples(
@@ -82,8 +87,9 @@ def pretrain(config: Config, workdir: Path) -> str:
     """`pretrain`: makes only the base model, and returns how other runs start from it.
 
     Writes, beside what `make_base` does, `<workdir>/base/held_out.json`: the codes whose terms the base model has not
-    read. Runs that start from it must hold out the same; they do so by themselves where `expansion.seed`,
+    read. Runs that start from it must hold out no others; they do so by themselves where `expansion.seed`,
     `expansion.held_out_share`, the release and the training documents are the same, whatever their `seed`.
+    `train` warns where they do not.
 
     Raises:
         UserError: `base.enabled` is False, or as `train`.
@@ -94,7 +100,7 @@ def pretrain(config: Config, workdir: Path) -> str:
     join_processes()
     use_compilation_cache(config.training.train.compilation_cache)
     mesh = open_mesh(config.mesh)
-    folder, held_out = workdir / 'base' / 'hf', workdir / 'base' / 'held_out.json'
+    folder, held_out = workdir / 'base' / 'hf', workdir / 'base' / _HELD_OUT
     with only_run(workdir):
         claim_workdir(workdir, config)
         prepared = prepare_corpus(config, workdir)
@@ -107,6 +113,16 @@ def pretrain(config: Config, workdir: Path) -> str:
         # The synthetic source holds out codes itself, by its own seed.
         lines += [f'and keep to its held-out codes by --config.expansion.held_out_file={held_out}']
     return '\n'.join(lines)
+
+
+def _warn_of_read_terms(config: Config, prepared: Prepared) -> None:
+    """Says so where the run holds out codes whose terms its base model, made by `pretrain`, may have read."""
+    listed = Path(config.model.path).parent / _HELD_OUT
+    if listed.exists() and (read := prepared.held_out - read_held_out(listed)):
+        say(
+            f'warning: {len(read):,} codes that this run holds out were not held out of the base model; '
+            f'set expansion.held_out_file={listed}'
+        )
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, tuple[ExampleStore, Plan]]:

@@ -54,17 +54,15 @@ def test_a_run_starts_from_what_it_made(tmp_path):
     assert (again.returncode, again.stdout) == (0, made.stdout)
     assert (folder / 'model.safetensors').read_bytes() == weights
 
+    start = made.stdout.split(' by ')[1].split()
+    arm = [*start, '--config.data.steps=2', '--config.eval.max_new_tokens=8', '--config.eval.baselines=()']
     run = tmp_path / 'arm'
-    trained = ccl_jax_process(
-        'train',
-        *SOURCE,
-        *made.stdout.split(' by ')[1].split(),
-        '--config.seed=1',
-        '--config.data.steps=2',
-        '--config.eval.max_new_tokens=8',
-        '--config.eval.baselines=()',
-        f'--workdir={run}',
-    )
+    trained = ccl_jax_process('train', *SOURCE, *arm, '--config.seed=1', f'--workdir={run}')
     assert trained.returncode == 0, trained.stderr
     assert not (run / 'base').exists()
     assert json.loads((run / 'data' / 'report.json').read_text())['held_out'] == report['held_out']
+    assert 'were not held out of the base model' not in trained.stderr
+
+    (workdir / 'base' / 'held_out.json').write_text(json.dumps({'codes': report['held_out'][1:]}))
+    other = ccl_jax_process('train', *SOURCE, *arm, f'--workdir={tmp_path}/other')
+    assert 'warning: 1 codes that this run holds out were not held out of the base model' in other.stderr
