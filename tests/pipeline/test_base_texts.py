@@ -18,6 +18,8 @@ from ccl_jax.sources.corpus import Corpus
 RELEASE = Release.embedded()
 # 'Bronchopneumonia, unspecified organism' and 'Gout, unspecified' (too short a word to count by itself).
 HELD_OUT = frozenset(('J18.0', 'M10.9'))
+# A small code space, whose terms are found in no time.
+SPACE = ('J18.0', 'J18.9', 'M10.9')
 EVALUATION = 'The boy fell from a tall tree on Monday. He cried.'
 TRAINED = 'The boy fell from a tall tree on Monday. Had bronchopneumonia. He coughed.'
 DOCUMENTS = (
@@ -47,7 +49,7 @@ def written(tmp_path, splits, *, corpora=(), corpus=None, **base):
     config.base.corpora = corpora
     for name, value in base.items():
         config.base[name] = value
-    corpus = corpus or Corpus(lambda: iter(DOCUMENTS), [], texts=lambda count: iter(OWN))
+    corpus = corpus or Corpus(lambda: iter(DOCUMENTS), [], texts=lambda count: iter(OWN), code_space=SPACE)
     path = tmp_path / 'texts.jsonl'
     report = write_base_texts(path, check_config(config, needs_model=False), RELEASE, corpus, splits, HELD_OUT)
     return [tuple(json.loads(line).values()) for line in path.read_text().splitlines()], report['origins']
@@ -129,6 +131,7 @@ def test_made_up_texts_may_share_words_with_the_evaluation_and_have_no_end(tmp_p
             [],
             texts=lambda count: iter([('o1', EVALUATION)]),
             texts_of_training=False,
+            code_space=SPACE,
             synthetic=synthetic,
         )
 

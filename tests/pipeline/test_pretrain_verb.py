@@ -55,7 +55,7 @@ def test_a_run_starts_from_what_it_made(tmp_path):
     assert (folder / 'model.safetensors').read_bytes() == weights
 
     start = made.stdout.split(' by ')[1].split()
-    arm = [*start, '--config.data.steps=2', '--config.eval.max_new_tokens=8', '--config.eval.baselines=()']
+    arm = [*start, '--config.data.steps=2', '--config.eval.max_new_tokens=16', '--config.eval.baselines=()']
     run = tmp_path / 'arm'
     trained = ccl_jax_process('train', *SOURCE, *arm, '--config.seed=1', f'--workdir={run}')
     assert trained.returncode == 0, trained.stderr
