@@ -15,6 +15,7 @@ VERBS = {
     'expand': 'make short spans (evidence -> code) for the code space',
     'prepare': 'read the sources, make spans and examples, print the reports and the plan',
     'plan': 'prepare what is missing, print the batch plan and draw it',
+    'pretrain': 'make only the base model, for several runs to start from (resuming by itself)',
     'train': 'prepare what is missing, train (resuming by itself), evaluate',
     'eval': 'decode and score a split with the newest checkpoint, or score a file of predictions',
     'code': 'code one or many notes: files, or standard input',
@@ -27,7 +28,7 @@ VERBS = {
     'feasibility': 'compile the training step for chips that are not here: does it fit, how fast at best',
     'bench': 'measure: plan, loader, load, parity, checkpoint, step, decode [vllm], constraints, gpu [PART ...]',
 }
-_NEEDS_CONFIG = ('prepare', 'plan', 'train', 'sweep', 'feasibility')
+_NEEDS_CONFIG = ('prepare', 'plan', 'pretrain', 'train', 'sweep', 'feasibility')
 _NEEDS_NO_WORKDIR = ('icd', 'expand', 'code', 'score', 'scaling', 'cost', 'doctor', 'feasibility', 'bench')
 _TAKES_POSITIONAL = ('icd', 'code', 'cost', 'bench')
 
@@ -82,7 +83,12 @@ FLAGS = (
     Flag('tiers', None, 'NAMES', 'gold, document, silver, synthetic, instead of expansion.tiers (expand)'),
     Flag('finder', None, 'NAME', 'instead of expansion.finder (expand)'),
     Flag('generator', None, 'NAME', 'instead of expansion.generator (expand)'),
-    Flag('allow_remote', False, '', 'let text leave this machine for the endpoint (expand, prepare, train, sweep)'),
+    Flag(
+        'allow_remote',
+        False,
+        '',
+        'let text leave this machine for the endpoint (expand to train, sweep)',
+    ),
     Flag('parallel', 1, 'N', 'runs at a time (sweep)'),
     Flag('gather', False, '', 'only make the table of the finished runs (sweep)'),
     Flag('reuse', False, '', 'make no run whose small results lie in the folder that the file names (sweep)'),
@@ -121,7 +127,7 @@ def usage() -> str:
     lines += [f'  {verb:<12}{what}' for verb, what in VERBS.items()]
     lines += ['']
     lines += _flag_lines(
-        '--config FILE[:VARIANT]', 'experiment file (prepare, plan, train, feasibility); that of a sweep'
+        '--config FILE[:VARIANT]', 'experiment file (prepare, plan, pretrain, train, feasibility); that of a sweep'
     )
     lines += _flag_lines('--config.section.key=VALUE', 'changes one value of it')
     for flag in FLAGS:

@@ -153,6 +153,16 @@ def _plan(values: flags.FlagValues, _: list[str]) -> int:
     return 0
 
 
+def _pretrain(values: flags.FlagValues, _: list[str]) -> int:
+    from ccl_jax.config import check_config
+    from ccl_jax.pipeline.train import pretrain
+
+    # Without a base model to make, pretrain says what is missing, not that model.path is.
+    config = check_config(_allowing(values, values.config), needs_model=False)
+    print(pretrain(config, Path(values.workdir)))
+    return 0
+
+
 def _train(values: flags.FlagValues, _: list[str]) -> int:
     from ccl_jax.config import check_config
     from ccl_jax.pipeline.evaluate import evaluate_run

@@ -152,11 +152,14 @@ class EvalSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BaseSettings:
-    """The stand-in for pretraining: a tokenizer and a small decoder made from the corpus itself.
+    """The stand-in for pretraining: a tokenizer and a small decoder made from the corpus and open texts.
 
     Attributes:
         vocab_size: of the tokenizer, at most.
-        texts: unlabelled texts of the source to model.
+        texts: texts to model at most; 0 for all. `pipeline.base_texts` has their order and what is kept out.
+        terms: also model the terms of the release, category by category, without the codes.
+        corpora: files and folders of further texts, of the kinds of `sources.corpora`; they come before the
+            source's own unlabelled texts.
         initializer_range: standard deviation of the random weights; the 0.02 of large
             models is too little for a hidden size in the hundreds, 1/sqrt of which fits.
     """
@@ -164,6 +167,8 @@ class BaseSettings:
     enabled: bool = False
     vocab_size: int = 1024
     texts: int = 4000
+    terms: bool = False
+    corpora: tuple[str, ...] = ()
     hidden_size: int = 128
     intermediate_size: int = 320
     num_hidden_layers: int = 4
@@ -175,8 +180,11 @@ class BaseSettings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if field.type is int and getattr(self, field.name) < 1:
-                raise UserError(f'{field.name} is {getattr(self, field.name)}; it must be at least 1')
+            least = 0 if field.name == 'texts' else 1
+            if field.type is int and getattr(self, field.name) < least:
+                raise UserError(f'{field.name} is {getattr(self, field.name)}; it must be at least {least}')
+        if not all(isinstance(path, str) and path for path in self.corpora):
+            raise UserError(f'corpora is {self.corpora}; it must hold paths, as in ("texts.jsonl.gz",)')
 
 
 def default_config() -> ConfigDict:

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from ccl_jax.config import check_config
+from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.counts import lora_parameter_count
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.lora import add_lora, split_trained
@@ -91,3 +92,23 @@ def test_the_step_of_every_bucket_has_the_right_shapes(name):
             abstract_batch(rows, bucket, mesh),
         )
         assert (hidden.shape, hidden.dtype) == ((rows, bucket, architecture.hidden_size), jnp.bfloat16)
+
+
+@pytest.mark.parametrize('variant', ['codiesp', 'synthetic'])
+def test_the_backbone_of_the_experiment_has_about_four_million_parameters(variant):
+    base = check_config(load('experiments/backbone').get_config(variant)).base
+    architecture = Architecture(
+        vocab_size=base.vocab_size,
+        hidden_size=base.hidden_size,
+        intermediate_size=base.intermediate_size,
+        num_hidden_layers=base.num_hidden_layers,
+        num_attention_heads=base.num_attention_heads,
+        num_key_value_heads=base.num_key_value_heads,
+        head_dim=base.hidden_size // base.num_attention_heads,
+        max_position_embeddings=base.max_position_embeddings,
+        tie_word_embeddings=True,
+    )
+    assert architecture.head_dim == 64
+    assert 3.9e6 < architecture.parameter_count() < 4.0e6
+    with pytest.raises(ValueError, match='no variant "mimic"'):
+        load('experiments/backbone').get_config('mimic')

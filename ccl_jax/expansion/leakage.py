@@ -53,7 +53,7 @@ class Leakage:
         reasons: list[str] = []
         for start in range(0, len(spans), _SPANS_AT_ONCE):
             part = spans[start : start + _SPANS_AT_ONCE]
-            shared = self._shared([span.text for span in part])
+            shared = self.shares([span.text for span in part])
             reasons += [
                 DRAWN if self.is_drawn(span) else SHARED if among else ''
                 for span, among in zip(part, shared, strict=True)
@@ -68,7 +68,7 @@ class Leakage:
         pieces = span.provenance.removeprefix(_MARK).split(',')
         return any(','.join(pieces[:count]) in self._doc_ids for count in range(1, len(pieces) + 1))
 
-    def _shared(self, texts: Sequence[str]) -> list[bool]:
+    def shares(self, texts: Sequence[str]) -> list[bool]:
         """Returns for each text whether a run of its words stands in an evaluation document."""
         hashes, owners = [np.empty(0, np.uint64)], []
         for number, text in enumerate(texts):

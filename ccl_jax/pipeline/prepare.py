@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ccl_jax.errors import UserError
 from ccl_jax.expansion.coverage import format_coverage
 from ccl_jax.icd.codes import ICD10CM
 from ccl_jax.icd.release import open_release
+from ccl_jax.pipeline.base_texts import write_base_texts
 from ccl_jax.pipeline.expand import expand_for_training
 from ccl_jax.pipeline.files import write_text
 from ccl_jax.pipeline.sources import REJECTED, Seen, StoredDocuments, documents_file, summary_of, write_documents
@@ -33,7 +34,8 @@ from ccl_jax.records import (
     span_to_json,
     write_jsonl,
 )
-from ccl_jax.sources.corpus import Corpus, open_corpus
+from ccl_jax.sources.corpora import check_corpus
+from ccl_jax.sources.corpus import open_corpus
 from ccl_jax.sources.report import RejectionLog
 from ccl_jax.tasks.settings import TaskSettings
 
@@ -108,6 +110,10 @@ def prepare_corpus(config: Config, workdir: Path) -> Prepared:
 def _write_corpus(config: Config, directory: Path) -> None:
     if (directory / _REPORT).exists():
         return
+    wants_texts = config.base.enabled or 'lm' in config.tasks.names
+    for path in config.base.corpora if wants_texts else ():
+        # A mistyped path must not show up only after the expansion.
+        check_corpus(path)
     say(f'reading the source {config.sources.name} ...')
     release = open_release(config.release)
     with RejectionLog(directory / REJECTED) as log:
@@ -126,14 +132,11 @@ def _write_corpus(config: Config, directory: Path) -> None:
                 'there are no spans for the span task; check expansion.tiers, or drop span from tasks.names'
             )
         write_jsonl(directory / _SPANS, map(span_to_json, expansion.spans))
-        wants_texts = config.base.enabled or 'lm' in config.tasks.names
-        texts = write_jsonl(
-            directory / _TEXTS,
-            (
-                {'text_id': text_id, 'text': text}
-                for text_id, text in _texts(corpus, splits['train'], config.base.texts if wants_texts else 0)
-            ),
-        )
+        texts: dict[str, Any] = {}
+        if wants_texts:
+            texts = write_base_texts(directory / _TEXTS, config, release, corpus, splits, expansion.held_out, log)
+        else:
+            write_jsonl(directory / _TEXTS, ())
     summary = summary_of(corpus, release, seen)
     for report in corpus.reports:
         say(report.table())
@@ -158,12 +161,6 @@ def _check_splits(config: Config, seen: Seen) -> None:
             f'the source has no documents of the split "{split}" to evaluate on; '
             f'set eval.split to one of {", ".join(sorted(+seen.documents))}'
         )
-
-
-def _texts(corpus: Corpus, training: Collection[Document], count: int) -> Iterator[tuple[str, str]]:
-    own = ((document.doc_id, document.text) for document in training if corpus.texts_of_training)
-    missing = max(0, count - len(training)) if corpus.texts_of_training else count
-    return itertools.islice(itertools.chain(own, corpus.texts(missing) if missing else ()), count)
 
 
 def prepare_examples(

@@ -151,12 +151,12 @@ class StoredDocuments(Collection[Document]):
         return any(other == document for other in self)
 
 
-def with_progress(documents: Iterator[Document]) -> Iterator[Document]:
+def with_progress(documents: Iterator[Document], what: str = 'documents') -> Iterator[Document]:
     """Shows progress on a terminal, and at the end the rate."""
     begin, count = time.monotonic(), 0
-    for document in tqdm(documents, unit=' documents', disable=None, leave=False):
+    for document in tqdm(documents, unit=f' {what}', disable=None, leave=False):
         count += 1
         yield document
     seconds = time.monotonic() - begin
     rate = count / max(seconds, 1e-9)
-    print(f'read {count:,} documents in {seconds:.1f} s ({rate:,.0f} a second)', file=sys.stderr, flush=True)
+    print(f'read {count:,} {what} in {seconds:.1f} s ({rate:,.0f} a second)', file=sys.stderr, flush=True)

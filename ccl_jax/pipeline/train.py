@@ -1,4 +1,4 @@
-"""`train`: prepare what is missing, make the base model if asked, train, resume by itself."""
+"""`train` and `pretrain`: prepare what is missing, make the base model if asked, train, resume by itself."""
 
 import dataclasses
 import shutil
@@ -14,6 +14,8 @@ from ccl_jax.data.examples import ExampleStore
 from ccl_jax.data.loader import make_loader
 from ccl_jax.data.plan import Plan
 from ccl_jax.data.tokenization import load_tokenizer, train_tokenizer
+from ccl_jax.errors import UserError
+from ccl_jax.expansion.held_out import held_out_to_json, read_held_out
 from ccl_jax.icd.release import open_release
 from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.hf import init_decoder, read_architecture
@@ -21,6 +23,7 @@ from ccl_jax.model.lora import split_trained
 from ccl_jax.model.settings import LoraSettings
 from ccl_jax.pipeline.coding import allowed_codes
 from ccl_jax.pipeline.cost import record_dev_loss, record_expansion, record_training
+from ccl_jax.pipeline.files import write_text
 from ccl_jax.pipeline.models import check_model, initial_model, load_start, model_hash, open_mesh, restore, save_model
 from ccl_jax.pipeline.on_the_way import scoring
 from ccl_jax.pipeline.prepare import Prepared, prepare_corpus, prepare_examples, tokenizer_hash
@@ -33,6 +36,9 @@ from ccl_jax.training.loop import Run, fit
 from ccl_jax.training.mesh import batch_sharding
 from ccl_jax.training.scoring import Scoring
 from ccl_jax.training.step_costs import Cost, StepCosts
+
+# Beside the folder of a base model: the codes that were kept out of its texts.
+_HELD_OUT = 'held_out.json'
 
 
 def train(config: Config, workdir: Path) -> Prepared:
@@ -55,6 +61,8 @@ def train(config: Config, workdir: Path) -> Prepared:
         record_expansion(workdir, prepared.expansion)
         if config.base.enabled:
             make_base(config, workdir, prepared, mesh)
+        else:
+            _warn_of_read_terms(config, prepared)
         folder = initial_model(config, workdir)
         tokenizer = load_tokenizer(folder)
         store, plan = prepare_examples(
@@ -73,6 +81,48 @@ def train(config: Config, workdir: Path) -> Prepared:
             if dev_cost is not None:
                 record_dev_loss(workdir, config.eval.loss_split, dev_cost)
     return prepared
+
+
+def pretrain(config: Config, workdir: Path) -> str:
+    """`pretrain`: makes only the base model, and returns how other runs start from it.
+
+    Writes, beside what `make_base` does, `<workdir>/base/held_out.json`: the codes whose terms the base model has not
+    read. Runs that start from it must hold out no others; they do so by themselves where `expansion.seed`,
+    `expansion.held_out_share`, the release and the training documents are the same, whatever their `seed`.
+    `train` warns where they do not.
+
+    Raises:
+        UserError: `base.enabled` is False, or as `train`.
+        Interrupted: there was a SIGTERM, and the state is saved.
+    """
+    if not config.base.enabled:
+        raise UserError('base.enabled is False; set it to True for a base model to be made')
+    join_processes()
+    use_compilation_cache(config.training.train.compilation_cache)
+    mesh = open_mesh(config.mesh)
+    folder, held_out = workdir / 'base' / 'hf', workdir / 'base' / _HELD_OUT
+    with only_run(workdir):
+        claim_workdir(workdir, config)
+        prepared = prepare_corpus(config, workdir)
+        record_expansion(workdir, prepared.expansion)
+        listed = held_out_to_json(prepared.held_out, config.expansion.held_out_share, config.expansion.seed)
+        on_process_zero(lambda: write_text(held_out, listed), held_out)
+        make_base(config, workdir, prepared, mesh)
+    lines = [f'base model: {folder}', f'start from it by --config.base.enabled=False --config.model.path={folder}']
+    if not prepared.synthetic:
+        # The synthetic source holds out codes itself, by its own seed.
+        lines += [f'and keep to its held-out codes by --config.expansion.held_out_file={held_out}']
+    return '\n'.join(lines)
+
+
+def _warn_of_read_terms(config: Config, prepared: Prepared) -> None:
+    """Says so where the run holds out codes whose terms its base model, made by `pretrain`, may have read."""
+    listed = Path(config.model.path).parent / _HELD_OUT
+    if listed.exists() and (read := prepared.held_out - read_held_out(listed)):
+        say(
+            f'warning: {len(read):,} codes that this run holds out were not held out of the base model; '
+            f'set expansion.held_out_file={listed}'
+        )
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, tuple[ExampleStore, Plan]]:
@@ -102,7 +152,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, tuple[ExampleStore, Plan
 
 def make_base(config: Config, workdir: Path, prepared: Prepared, mesh: Mesh) -> None:
     """Makes the stand-in for pretraining in `<workdir>/base/hf`: a tokenizer trained on the corpus,
-    a small decoder from random weights, trained on the source's unlabelled texts."""
+    a small decoder from random weights, trained on the texts of `base_texts`."""
     target = workdir / 'base' / 'hf'
     if (target / 'config.json').exists():
         return
@@ -141,7 +191,10 @@ def _base_examples(config: Config, workdir: Path, prepared: Prepared) -> tuple[E
 
 
 def _init_base(config: Config, workdir: Path, prepared: Prepared) -> None:
-    """Trains the tokenizer on the training text, spans and targets, and draws random weights for it."""
+    """Trains the tokenizer on the texts, spans and documents with their targets, and draws random weights for it.
+
+    The documents are whole here, with held-out terms where they have them: how a word is cut tells nothing of a code.
+    """
 
     def write() -> None:
         if (_base_init(workdir) / 'config.json').exists():

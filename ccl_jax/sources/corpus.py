@@ -1,7 +1,7 @@
 """One corpus from its settings: its documents as a stream, and what else the source brings."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ccl_jax.errors import UserError
 from ccl_jax.icd.codes import ICD9CM, ICD10CM, SYSTEMS
@@ -161,10 +161,11 @@ class Corpus:
         reports: one per file set, filled by reading.
         labelled: whether the documents have codes; where not they are texts for language modelling alone.
         spans: spans of the source's own, beside those that expansion makes.
-        texts: of a number, so many (id, text) without labels, for language modelling.
+        texts: of a number, at least so many (id, text) without labels, for language modelling, or all there are.
         texts_of_training: whether training documents serve as such texts too, first.
         code_space: the codes that training may learn, where the source defines them.
         held_out: codes that the source keeps out of training on purpose, where it does.
+        own_terms: code -> wordings of it in the documents that no release has.
         synthetic: whether the documents are made up; shown wherever they are.
     """
 
@@ -176,6 +177,7 @@ class Corpus:
     texts_of_training: bool = True
     code_space: tuple[str, ...] | None = None
     held_out: frozenset[str] | None = None
+    own_terms: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     synthetic: bool = False
 
 
@@ -221,6 +223,7 @@ def _synthetic(settings: NoteSettings, release: Release, log: RejectionLog | Non
         texts_of_training=False,
         code_space=tuple(notes.codes('S0') + notes.codes('S1')),
         held_out=frozenset(notes.codes('S2')),
+        own_terms=notes.variants,
         synthetic=True,
     )
 

@@ -90,3 +90,8 @@ def test_many_spans_keep_their_order():
         begin = source.randrange(400)
         spans.append(_span(' '.join(in_document[begin : begin + 9] if leaks else ['new', *source.choices(words, k=6)])))
     assert Leakage([document]).reasons(spans) == [SHARED if leaks else '' for leaks in leaking]
+
+
+def test_texts_that_share_a_run():
+    leakage = Leakage([Document('dev1', TEXT)])
+    assert leakage.shares(['Admitted with acute pain of the left knee.', 'acute pain', '']) == [True, False, False]
