@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.decoding.sampling import Sampling, choose
-from ccl_jax.model.decoder import Cache, Decoder
+from ccl_jax.model.decoder import SLOT_AXES, Cache, Decoder
 from ccl_jax.model.sharding import BATCH_AXES
 
 # In the place of a token, where a row has none.
@@ -96,17 +96,26 @@ def insert(state: State, prompts: State, rows: jax.Array, *, mesh: Mesh | None) 
         # Few and whole on every device, so that each takes its own rows of them.
         whole = _shardings(prompts, mesh, divide_rows=False)
         prompts = State(*jax.lax.with_sharding_constraint((*prompts,), whole))
-    slots = prompts.cache['key'][0].shape[3]
-    cache = jax.tree.map(
-        lambda whole, part: whole.at[:, rows, :, :slots].set(part, mode='drop'), state.cache, prompts.cache
-    )
+    cache = {
+        name: tuple(
+            whole.at[(slice(None), rows, *_slots(name, part.shape[SLOT_AXES[name]])[2:])].set(part, mode='drop')
+            for whole, part in zip(stacks, prompts.cache[name], strict=True)
+        )
+        for name, stacks in state.cache.items()
+    }
     return _placed(State(cache, state.logits.at[rows].set(prompts.logits, mode='drop')), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('slots', 'mesh'))
 def shrink(state: State, *, slots: int, mesh: Mesh | None) -> State:
     """Keeps the first slots only."""
-    return _placed(State(jax.tree.map(lambda array: array[:, :, :, :slots], state.cache), state.logits), mesh)
+    cache = {name: tuple(stack[_slots(name, slots)] for stack in stacks) for name, stacks in state.cache.items()}
+    return _placed(State(cache, state.logits), mesh)
+
+
+def _slots(name: str, slots: int) -> tuple[slice, ...]:
+    """The index of the first slots of a stack of keys or values."""
+    return (slice(None),) * SLOT_AXES[name] + (slice(slots),)
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'steps', 'mesh'), donate_argnums=1)

@@ -56,7 +56,7 @@ _SIZE = Size(
     shortest=100,
     longest=900,
     new_tokens=128,
-    buckets=(256, 512, 1024),
+    buckets=tuple(range(128, 1025, 128)),
     allowed_ids=2000,
 )
 
