@@ -1,9 +1,19 @@
-"""What every test needs: a cache of releases that is not the user's."""
+"""What every test needs: a cache of releases that is not the user's, and one of compiled programs."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import pytest
+
+# Tests compile the same small programs in many processes, those of pytest-xdist among them, which inherit this.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    compiled = tempfile.mkdtemp(prefix='ccl-jax-compiled-')
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from ccl_jax.decoding import steps
-from ccl_jax.decoding.sampling import Sampling, make_sampling, pack_ids
+from ccl_jax.decoding.sampling import Sampling, make_sampling, pack_flags
 from ccl_jax.decoding.schedule import Batch, Generation, Shapes
 from ccl_jax.errors import UserError
 from ccl_jax.model.architecture import Architecture
@@ -126,7 +126,7 @@ class _Engine:
         self._sampling = sampling
         self._end_ids = np.asarray(sorted(end_ids), np.int32)
         self._constraints = constraints
-        self._flags = np.zeros(vocab_size, bool)
+        self._vocab_size = vocab_size
         self._slots = 0
         self._state: steps.State
 
@@ -182,13 +182,17 @@ class _Engine:
 
     def _allowed(self, constrained: dict[int, TokenConstraint]) -> np.ndarray:
         """Returns the ids that each row may take, as bits [R, ceil(V / 8)]: 16 KB a row for 128k ids."""
-        allowed = np.full((self._rows, -(-len(self._flags) // 8)), 255, np.uint8)
-        for row, constraint in constrained.items():
+        flags = np.zeros((self._rows, self._vocab_size), bool)
+        for row in range(self._rows):
+            constraint = constrained.get(row)
+            if constraint is None:
+                flags[row] = True
+                continue
             ids = constraint.allowed()
             if not len(ids):
                 raise ValueError(f'the constraint of prompt {self._batch.rows.prompts[row]} allows no token')
-            allowed[row] = pack_ids(ids, self._flags)
-        return allowed
+            flags[row, ids] = True
+        return pack_flags(flags)
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], longest_bucket: int, architecture: Architecture) -> None:

@@ -57,13 +57,13 @@ def choose(
         sampling: None for the likeliest token.
         prompts: int32 [B], the number of each row's prompt.
         written: int32 [B], how many tokens of the answer come before.
-        allowed: uint8 [B, ceil(V / 8)] from `pack_ids`: which tokens may be chosen; None for all.
+        allowed: uint8 [B, ceil(V / 8)] from `pack_flags`: which tokens may be chosen; None for all.
     """
     logprobs = jax.nn.log_softmax(logits)
     scores = logprobs
     if allowed is not None:
-        ids = jnp.arange(logits.shape[1])
-        scores = jnp.where((allowed[:, ids >> 3] >> (ids & 7).astype(jnp.uint8)) & 1, logprobs, -jnp.inf)
+        bits = (allowed[:, :, None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
+        scores = jnp.where(bits.reshape(len(bits), -1)[:, : logits.shape[1]], logprobs, -jnp.inf)
     if sampling is not None:
         scores = scores / sampling.temperature
         if sampling.top_p is not None:
@@ -73,17 +73,9 @@ def choose(
     return token, jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
 
 
-def pack_ids(ids: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    """Returns a set of token ids as bits, uint8 [ceil(V / 8)], id 0 in the lowest bit of the first.
-
-    Args:
-        ids: below V.
-        flags: bool [V], all False, before and after; given so that it is made only once.
-    """
-    flags[ids] = True
-    packed = np.packbits(flags, bitorder='little')
-    flags[ids] = False
-    return packed
+def pack_flags(flags: np.ndarray) -> np.ndarray:
+    """Returns flags of token ids, bool [B, V], as bits, uint8 [B, ceil(V / 8)], id 0 in the lowest bit of the first."""
+    return np.packbits(flags, axis=1, bitorder='little')
 
 
 def _noise(key: jax.Array, prompt: ArrayLike, written: ArrayLike, size: int) -> jax.Array:

@@ -25,6 +25,7 @@ from ccl_jax.data.tokenization import encode_prompt, end_of_turn_id, train_token
 from ccl_jax.decoding.constraints import AnswerConstraint, AnswerConstraints
 from ccl_jax.decoding.generate import Generation, generate
 from ccl_jax.icd.release import Release
+from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.decoder import Decoder
 from ccl_jax.model.hf import init_decoder
 from ccl_jax.records import Document, Prediction, slice_evidence
@@ -40,6 +41,18 @@ _NEW_TOKENS = 128
 _BUCKETS = (256, 512, 1024, 2048)
 _ROWS = 32
 FREE, CONSTRAINED = 'free', 'constrained'
+
+
+# What the host does for a token stays the same however large the model is.
+_ARCHITECTURE = dataclasses.replace(
+    SMALL_LLAMA,
+    hidden_size=384,
+    intermediate_size=1152,
+    num_hidden_layers=6,
+    num_attention_heads=12,
+    num_key_value_heads=6,
+    max_position_embeddings=4096,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +99,7 @@ def bench_constraints(
     repeats: int = 5,
     rows: int = _ROWS,
     new_tokens: int = _NEW_TOKENS,
+    architecture: Architecture = _ARCHITECTURE,
 ) -> str:
     """Decodes with and without constraints, in turn, and returns what was found as text.
 
@@ -94,6 +108,7 @@ def bench_constraints(
         documents: how many.
         rows: decoded at a time.
         new_tokens: of an answer at most.
+        architecture: of the decoder, with any vocabulary.
 
     Raises:
         UserError: there is no CodiEsp in the folder.
@@ -103,9 +118,7 @@ def bench_constraints(
     with tempfile.TemporaryDirectory() as folder:
         texts = [example.prompt + example.target for example in (document_example(note, 'pairs') for note in notes)]
         tokenizer = train_tokenizer(texts, _VOCABULARY, folder)
-    decoder = init_decoder(
-        dataclasses.replace(SMALL_LLAMA, vocab_size=len(tokenizer), max_position_embeddings=4096), seed=0
-    )
+    decoder = init_decoder(dataclasses.replace(architecture, vocab_size=len(tokenizer)), seed=0)
     prompts = [encode_prompt(tokenizer, document_prompt(note.text)) for note in notes]
     kept = [i for i, prompt in enumerate(prompts) if len(prompt) <= max(_BUCKETS)]
     notes, prompts = [notes[i] for i in kept], [prompts[i] for i in kept]
@@ -144,7 +157,7 @@ def _measure(
     )
     built = time.process_time() - began
 
-    def decode(constrained: bool, most: int, first: int) -> list[Generation]:
+    def decode(constrained: bool, most: int, first: int, temperature: float = 0.0) -> list[Generation]:
         return generate(
             decoder,
             prompts[:first],
@@ -154,10 +167,10 @@ def _measure(
             buckets=_BUCKETS,
             batch_rows=rows,
             constraints=[_GoesOn(constraints.of_document(n.text), end) for n in notes[:first]] if constrained else None,
-            temperature=1.0,
+            temperature=temperature,
         )
 
-    found = check_answers(tokenizer, release, notes, decode(True, new_tokens, len(notes)))
+    found = check_answers(tokenizer, release, notes, decode(True, new_tokens, len(notes), temperature=1.0))
     timed = min(_TIMED, len(notes))
     ways: dict[tuple[str, str], Callable[[], list[Generation]]] = {
         (FREE, 'answers'): lambda: decode(False, new_tokens, timed),

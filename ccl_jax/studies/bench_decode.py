@@ -49,15 +49,23 @@ class Size:
     allowed_ids: int
 
 
-# Weights larger than a new model's, so that the likeliest token leads by more than a rounding.
+# As large as the demo's decoder; weights larger than a new model's, so that the likeliest token leads by more than a
+# rounding.
 _SIZE = Size(
-    architecture=dataclasses.replace(SMALL_LLAMA, initializer_range=0.1),
+    architecture=dataclasses.replace(
+        SMALL_LLAMA,
+        vocab_size=2500,
+        hidden_size=128,
+        intermediate_size=320,
+        num_attention_heads=4,
+        initializer_range=0.1,
+    ),
     prompts=16,
     shortest=100,
     longest=900,
     new_tokens=128,
     buckets=tuple(range(128, 1025, 128)),
-    allowed_ids=2000,
+    allowed_ids=500,
 )
 
 ConstraintFactory = Callable[[Sequence[int]], TokenConstraint]

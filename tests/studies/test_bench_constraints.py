@@ -1,5 +1,6 @@
 """An untrained model under constraints, and that the check of its answers can fail."""
 
+import dataclasses
 import re
 
 import pytest
@@ -9,13 +10,15 @@ from ccl_jax.decoding.generate import Generation
 from ccl_jax.icd.release import Release
 from ccl_jax.records import Document
 from ccl_jax.studies import bench_constraints as study
+from ccl_jax.studies.known_models import SMALL_LLAMA
 
 NOTE = Document('d', 'Known gout.\nNow chest\npain, and HTN.')
 
 
 @pytest.mark.slow
 def test_answers_of_an_untrained_model_keep_every_promise():
-    text = study.bench_constraints(documents=12, repeats=1, rows=6, new_tokens=48)
+    tiny = dataclasses.replace(SMALL_LLAMA, hidden_size=64, intermediate_size=96, num_hidden_layers=2)
+    text = study.bench_constraints(documents=12, repeats=1, rows=6, new_tokens=48, architecture=tiny)
     for output_format in ('blocks', 'pairs'):
         found = text[text.index(f'{output_format}:') :]
         answers, codes, quotes = map(int, re.search(r'(\d+) answers, (\d+) codes, (\d+) quotes', found).groups())
