@@ -62,6 +62,23 @@ def test_the_mean_share_of_a_curriculum_is_the_same(monkeypatch):
         assert (plan.mix['span'] + plan.mix_end['span']) / 2 == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(('name', 'runs_of_it'), [('synthetic_notes', 24), ('codiesp', 12)])
+def test_the_experiments_compare_arms_at_equal_steps(name, runs_of_it, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr('sys.argv', ['ccl-jax'])
+    sweep = check_sweep(load(f'experiments/{name}').get_config())
+    found = runs_of(sweep, Path('w'), _experiment, GIVEN if name == 'codiesp' else [])
+    assert len(found) == runs_of_it
+    configs = {run.arm: run.config for run in found if run.seed == 0}
+    plans = [config.training.plan for config in configs.values()]
+    assert len({(plan.steps, plan.buckets, plan.tokens_per_step) for plan in plans}) == 1
+    assert (configs['A'].tasks.evidence, configs['B'].tasks.evidence) == (False, True)
+    whole = 500 if name == 'codiesp' else configs['B'].sources.synthetic_notes.train
+    assert configs['E'].sources.max_train_documents * 5 == whole
+    # Scores on the way fall on the grid of equal costs: a fifth, two fifths, ... of the steps.
+    assert configs['A'].eval.score_every * 5 <= plans[0].steps
+
+
 def test_the_scaling_grid_is_five_sizes_by_three_numbers_of_documents(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr('sys.argv', ['ccl-jax'])

@@ -1,0 +1,77 @@
+"""The arms of the method on CodiEsp in English, train -> dev, from the backbone of backbone.py:codiesp.
+
+    ccl-jax sweep --config configs/experiments/codiesp.py --config.sources.codiesp.path=DATA/codiesp \
+        --config.model.path=runs/backbone/base/hf --config.expansion.held_out_file=runs/backbone/base/held_out.json \
+        --workdir runs/codiesp
+    ccl-jax sweep --config configs/experiments/codiesp.py ... --reuse      # the tables from the small results kept here
+
+Arms, with the same steps and so nearly the same cost:
+    A  documents -> codes ("standard SFT")
+    B  documents -> evidence + codes
+    D  documents and spans of the whole release mixed (the method)
+    E  D with a fifth of the documents
+
+The English texts come without offsets: evidence is silver, found by the terms of each code in training documents.
+Two fifths of the codes that no training document carries are held out of spans and of the backbone's texts (S2).
+
+Hardware: 2 CPU cores; not run yet.
+"""
+
+from ccl_jax.studies.sweep_config import sweep_config
+
+DOCUMENTS, BOTH = ({'document': d, 'span': s} for d, s in ((1.0, 0.0), (0.6, 0.4)))
+TRAINING_DOCUMENTS = 500
+
+
+def get_config(variant=''):
+    if variant:
+        raise ValueError(f'experiments/codiesp.py has no variant "{variant}"')
+    return sweep_config(
+        'configs/codiesp.py',
+        arms={
+            'A': {'data.mix': DOCUMENTS, 'tasks.evidence': False},
+            'B': {'data.mix': DOCUMENTS},
+            'D': {'data.mix': BOTH},
+            'E': {'data.mix': BOTH, 'sources.max_train_documents': TRAINING_DOCUMENTS // 5},
+        },
+        overrides={
+            'sources.codiesp.language': 'en',
+            'expansion.scope': 'release',
+            'expansion.held_out_share': 0.4,
+            'tasks.span_shapes': {'single': 0.05, 'list': 0.65, 'in_context': 0.3},
+            'model.compute_dtype': 'float32',
+            'model.remat': 'none',
+            'data.buckets': (512, 1024, 2048),
+            'data.tokens_per_step': 8192,
+            'data.row_multiple': 4,
+            'data.steps': 160,
+            'optimizer.name': 'muon',
+            'optimizer.learning_rate': 2e-3,
+            'optimizer.warmup_steps': 10,
+            'optimizer.schedule': 'warmup_stable_decay',
+            'optimizer.decay_fraction': 0.2,
+            'train.checkpoint_every': 40,
+            'eval.max_new_tokens': 256,
+            'eval.score_every': 20,
+            'eval.score_split': 'dev',
+            'eval.score_documents': 50,
+        },
+        reference='A',
+        metrics=(
+            'micro_f1',
+            'macro_f1_gold',
+            'S0.micro_f1',
+            'S1.micro_f1',
+            'S2.micro_f1',
+            'evidence_span_exact_f1',
+        ),
+        contrasts={
+            'transfer: (D - B) on S1 minus the same on S2': (
+                ('+', 'D', 'S1.micro_f1'),
+                ('-', 'B', 'S1.micro_f1'),
+                ('-', 'D', 'S2.micro_f1'),
+                ('+', 'B', 'S2.micro_f1'),
+            ),
+        },
+        results='configs/experiments/results/codiesp',
+    )
