@@ -59,7 +59,7 @@ graphdef, params = nnx.split(divided)
 model = {'graphdef': graphdef, 'mesh': mesh}
 state = steps.empty(params, rows=8, slots=40, **model)
 key = state.cache['key'][0]
-assert key.sharding.shard_shape(key.shape) == (1, 2, 1, 40, 6), key.sharding
+assert key.sharding.shard_shape(key.shape) == (1, 2, 1, 6, 40), key.sharding
 zeros = np.zeros(8, np.int32)
 rows = steps.Rows(zeros, zeros, zeros, zeros + 9, zeros == 0)
 prompt = steps.prefill(params, np.zeros((4, 8), np.int32), np.ones(4, np.int32), **model)
