@@ -241,6 +241,18 @@ def test_every_layer_and_linear_product_has_a_key_of_its_own():
         assert len(keys) == len(set(keys)) == len(LINEARS) * architecture.num_hidden_layers
 
 
+def with_more_slots(cache, count, filling):
+    """The cache with `count` slots more, of keys [., B, K, H, S] and values [., B, K, S, H]."""
+    axes = {'key': 4, 'value': 3}
+    return {
+        name: tuple(
+            jnp.pad(stack, [(0, count * (axis == axes[name])) for axis in range(5)], constant_values=filling)
+            for stack in stacks
+        )
+        for name, stacks in cache.items()
+    }
+
+
 @pytest.mark.parametrize('architecture', [SCALED, FEATURED, DEEP, DEEPLY_FEATURED])
 def test_cached_decoding_equals_the_full_forward(architecture):
     """Rows go on from places of their own, over slots in which something else was before."""
@@ -252,8 +264,7 @@ def test_cached_decoding_equals_the_full_forward(architecture):
     hidden, cache = jax.jit(decoder.prefill)(right_padded)
     for row, length in enumerate(prompts):
         np.testing.assert_allclose(hidden[row, :length], full[row, :length], atol=1e-5)
-    dirty = ((0, 0),) * 3 + ((0, new), (0, 0))
-    cache = jax.tree.map(lambda array: jnp.pad(array, dirty, constant_values=7.0), cache)
+    cache = with_more_slots(cache, new, 7.0)
     decode, rows = jax.jit(decoder.decode), np.arange(3)
     for step in range(new):
         place = np.array(prompts, np.int32) + step

@@ -104,7 +104,10 @@ def test_decoding_with_a_cache_uses_the_adapters():
     tokens, positions, segments = batch()
     expected = decoder(tokens, positions, segments)
     hidden, cache = decoder.prefill(tokens[:, :8])
-    cache = jax.tree.map(lambda array: jnp.pad(array, ((0, 0),) * 3 + ((0, 4), (0, 0))), cache)
+    cache = {
+        'key': tuple(jnp.pad(stack, ((0, 0),) * 4 + ((0, 4),)) for stack in cache['key']),
+        'value': tuple(jnp.pad(stack, ((0, 0),) * 3 + ((0, 4), (0, 0))) for stack in cache['value']),
+    }
     np.testing.assert_allclose(hidden, expected[:, :8], atol=1e-5)
     for slot in range(8, 11):
         hidden, cache = decoder.decode(tokens[:, slot], positions[:, slot], cache)

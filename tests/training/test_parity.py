@@ -140,7 +140,7 @@ def assert_same_gradients(got, expected):
 
 @pytest.mark.slow
 def test_gradients_averaged_over_an_epoch_are_those_of_all_data(tmp_path):
-    examples = list(mixed_examples(250))
+    examples = list(mixed_examples(400))
     store = write_examples(iter(examples), tmp_path / 'store', {})
     steps, gradient = epoch_gradient(store, make_mesh(devices=jax.devices()[:1]), 4)
     assert steps >= 3
