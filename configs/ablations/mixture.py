@@ -6,8 +6,8 @@
 
 Variants:
     demo     4 shares x 3 seeds of configs/demo.py:small, from documents alone to mostly spans. Hardware: 2 CPU
-             cores; 8.2 minutes, with --parallel 4, beside other work and interrupted once (8.2 minutes of
-             processor time; Python 3.11, jax 0.10.2, 2026-11-27). results/mixture_demo.md has the table.
+             cores; 5.8 minutes, with --parallel 2, beside other work (Python 3.11, jax 0.10.2, 2026-11-28).
+             results/mixture_demo.md has the table.
     codiesp  5 shares x 3 seeds from a pretrained checkpoint. Hardware: what the checkpoint needs to be trained. Not
              measured.
 
