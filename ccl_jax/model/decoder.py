@@ -44,7 +44,8 @@ class Decoder(nnx.Module):
     `lm_head` [D, V] unless the embeddings are tied.
 
     A cache is a dict of `key` and `value`; slot s of a row holds its token at position s. Each is a tuple of stacks of
-    layers [., B, K, S, H]: one for all layers, or one for each where there are few, which spares a copy of the layer.
+    layers, keys [., B, K, H, S] and values [., B, K, S, H]: one for all layers, or one for each where there are few,
+    which spares a copy of the layer.
     """
 
     def __init__(

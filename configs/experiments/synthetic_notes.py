@@ -22,7 +22,7 @@ The rate is constant after the warm-up up to the last fifth, so that scores on t
 but for what the decay adds. Hardware: 2 CPU cores, about 5 minutes a run.
 """
 
-from ccl_jax.studies.sweep_config import sweep_config
+from ccl_jax.studies.sweep_config import METRICS, sweep_config
 
 DOCUMENTS, SPANS, BOTH = ({'document': d, 'span': s} for d, s in ((1.0, 0.0), (0.0, 1.0), (0.6, 0.4)))
 SHAPES = {
@@ -57,14 +57,7 @@ def get_config(variant=''):
             'eval.score_split': 'test',
         },
         reference='A',
-        metrics=(
-            'micro_f1',
-            'macro_f1_gold',
-            'S0.micro_f1',
-            'S1.micro_f1',
-            'S2.micro_f1',
-            'evidence_span_exact_f1',
-        ),
+        metrics=(*METRICS, 'S2.micro_f1'),
         contrasts={
             f'transfer of {arm}: ({arm} - B) on S1 minus the same on S2': (
                 ('+', arm, 'S1.micro_f1'),

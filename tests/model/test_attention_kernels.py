@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from ccl_jax.model import attention_kernels
+from ccl_jax.model import attention, attention_kernels
+from ccl_jax.model.architecture import Architecture
 from ccl_jax.model.attention import Call, Places
+from ccl_jax.model.decoder import Decoder
 
 SEGMENT_OFFSETS = jax.jit(attention_kernels.segment_offsets, static_argnums=1)
 JAX_VERSION = tuple(map(int, jax.__version__.split('.')[:3]))
@@ -158,3 +161,33 @@ def test_segment_offsets_are_those_of_a_loop(cuts, most):
             empty = most - (len(edges) - 1)
             assert offsets[row].tolist() == edges[:-1] + [-1] * (empty + 1)
             assert lengths[row].tolist() == np.diff(edges).tolist() + [-1] * empty
+
+
+def test_segments_of_a_row_are_as_many_as_the_decoder_is_told(monkeypatch):
+    """From the decoder to cuDNN, whose memory grows with it; a row of more is no silent mistake."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    shapes = []
+
+    def kernel(query, key, value, *, q_offsets, **_):
+        shapes.append(q_offsets.shape)
+        return query
+
+    monkeypatch.setattr(cudnn, 'dot_product_attention', kernel)
+    backend = attention.Backend('cudnn', lambda call: True, attention_kernels.cudnn_attention)
+    monkeypatch.setattr(attention, 'BACKENDS', (backend,))
+    architecture = Architecture(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=4,
+        max_position_embeddings=64,
+    )
+    decoder = Decoder(architecture, rngs=nnx.Rngs(0), max_segments=3)
+    segment_ids = np.array([[1, 1, 2, 3, 3, 3], [1, 2, 3, 4, 4, 4]], np.int32)
+    hidden = decoder(segment_ids, np.zeros_like(segment_ids), segment_ids)
+    assert shapes == [(2, 4)]
+    assert np.isnan(np.asarray(hidden)).all(axis=(1, 2)).tolist() == [False, True]

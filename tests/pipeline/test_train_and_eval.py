@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ccl_jax.config import MeshSettings, check_config, default_config
+from ccl_jax.model.settings import LoraSettings
+from ccl_jax.pipeline import models
 from tests.pipeline.conftest import MINIATURE, ROOT, STEPS, ccl_jax, ccl_jax_process, command, environment
 
 
@@ -95,3 +98,13 @@ def test_eight_devices_give_the_same_losses(miniature, tmp_path, mesh):
     )
     assert done.returncode == 0, done.stderr
     assert _losses(tmp_path / 'eight') == pytest.approx(_losses(miniature), rel=1e-5)
+
+
+def test_the_decoder_is_told_how_many_segments_a_row_of_either_plan_may_have(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(models, 'load_decoder', lambda folder, **options: told.update(options))
+    tree = default_config()
+    tree.base.enabled, tree.data.max_segments, tree.base.data.max_segments = True, 20, 100
+    config = check_config(tree)
+    models.load_start(config, tmp_path, models.open_mesh(MeshSettings()), LoraSettings())
+    assert told['max_segments'] == 100
