@@ -125,11 +125,12 @@ class Page:
             self.find('#keep-undecided').click()
         self.find('#export-save').click()
         for _ in range(200):
-            files = list(self.browser.downloads.glob('*.jsonl'))
-            if files:
+            files = list(self.browser.downloads.iterdir())
+            # Chromium reserves the name with an empty file, fills one named .crdownload, and renames that.
+            if len(files) == 1 and files[0].suffix == '.jsonl' and files[0].stat().st_size:
                 return files[0]
             time.sleep(0.05)
-        raise AssertionError('nothing was downloaded')
+        raise AssertionError(f'the download did not end; the folder has {[file.name for file in files]}')
 
 
 def units(text):
