@@ -10,7 +10,7 @@ from ccl_jax.icd.release import Release
 from ccl_jax.records import Document, Span
 from ccl_jax.sources import codiesp, jsonl, mdace, mimic, texts
 from ccl_jax.sources.report import RejectionLog, SourceReport
-from ccl_jax.sources.subset import take_training_documents
+from ccl_jax.sources.subset import set_aside, take_training_documents
 from ccl_jax.sources.synthetic_notes import NoteSettings, SyntheticNotes
 
 SPLITS = ('train', 'dev', 'test')
@@ -122,11 +122,14 @@ class SourceSettings:
     Attributes:
         max_train_documents: training documents at most, chosen by `train_documents_seed`; 0 for all. The
             choice of a smaller number lies within that of a larger one. See `take_training_documents`.
+        tune_share: about this share of the training documents, chosen by the same seed, becomes the split
+            `tune`, before any are left out: hyper-parameters are chosen on it, and dev stays unseen.
     """
 
     name: str = 'synthetic_notes'
     max_train_documents: int = 0
     train_documents_seed: int = 0
+    tune_share: float = 0.0
     synthetic_notes: NoteSettings = dataclasses.field(default_factory=NoteSettings)
     codiesp: CodiEspSettings = dataclasses.field(default_factory=CodiEspSettings)
     mdace: MdaceSettings = dataclasses.field(default_factory=MdaceSettings)
@@ -142,6 +145,8 @@ class SourceSettings:
             raise UserError(f'name is "{self.name}"; it must be one of {", ".join(SOURCES)}')
         if self.max_train_documents < 0:
             raise UserError(f'max_train_documents is {self.max_train_documents}; it must be at least 0, for all')
+        if not 0 <= self.tune_share < 1:
+            raise UserError(f'tune_share is {self.tune_share}; it must be at least 0, for none, and less than 1')
         for section in ('mdace', 'mimic_iii', 'mimic_iv'):
             unknown = [system for system in getattr(self, section).systems if system not in SYSTEMS]
             if unknown:
@@ -195,15 +200,18 @@ def open_corpus(settings: SourceSettings, release: Release, log: RejectionLog | 
     if source.path and not own.path:
         raise UserError(f'sources.{settings.name}.path is empty; set it to {source.path}')
     corpus = source.open(own, release, log)
-    if not settings.max_train_documents:
+    if not settings.max_train_documents and not settings.tune_share:
         return corpus
     report = next(report for report in corpus.reports if report.split in ('train', ''))
-    return dataclasses.replace(
-        corpus,
-        documents=lambda: take_training_documents(
-            corpus.documents(), settings.max_train_documents, settings.train_documents_seed, report
-        ),
-    )
+
+    def documents() -> Iterator[Document]:
+        seed, most = settings.train_documents_seed, settings.max_train_documents
+        found = corpus.documents()
+        if settings.tune_share:
+            found = set_aside(found, settings.tune_share, seed, report)
+        return take_training_documents(found, most, seed, report) if most else found
+
+    return dataclasses.replace(corpus, documents=documents)
 
 
 def _synthetic(settings: NoteSettings, release: Release, log: RejectionLog | None) -> Corpus:

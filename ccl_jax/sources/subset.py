@@ -1,5 +1,6 @@
-"""A part of the training documents, for studies of how many are needed."""
+"""Parts of the training documents: some of them, to study how many are needed, or some set aside to tune on."""
 
+import dataclasses
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,25 @@ from ccl_jax.records import Document
 from ccl_jax.sources.report import SourceReport
 
 LEFT_OUT = 'of these, training documents beyond max_train_documents'
+TUNE = 'tune'
+SET_ASIDE = f'of these, training documents set aside as the split {TUNE}'
+
+
+def set_aside(documents: Iterable[Document], share: float, seed: int, report: SourceReport) -> Iterator[Document]:
+    """Yields all documents, about `share` of those of the split 'train' with the split 'tune' in its place.
+
+    Each is chosen for itself, by a hash of seed and `doc_id`, so a smaller share lies within a larger one.
+
+    Args:
+        share: from 0 to 1.
+        report: counts those set aside; their reader has counted them among its documents before.
+    """
+    for document in documents:
+        # Not the hash by which `take_training_documents` chooses: it would be left with those of high rank alone.
+        if document.split == 'train' and _rank(f'{TUNE}:{seed}', document.doc_id) < share * 2**64:
+            report.leave_out(SET_ASIDE)
+            document = dataclasses.replace(document, split=TUNE)
+        yield document
 
 
 def take_training_documents(
@@ -28,7 +48,7 @@ def take_training_documents(
         if document.split != 'train':
             yield document
             continue
-        heapq.heappush(kept, (-_rank(seed, document.doc_id), number, document))
+        heapq.heappush(kept, (-_rank(str(seed), document.doc_id), number, document))
         if len(kept) > most:
             heapq.heappop(kept)
             report.leave_out(LEFT_OUT)
@@ -36,5 +56,5 @@ def take_training_documents(
         yield document
 
 
-def _rank(seed: int, doc_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f'{seed}:{doc_id}'.encode(), digest_size=8).digest(), 'big')
+def _rank(key: str, doc_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f'{key}:{doc_id}'.encode(), digest_size=8).digest(), 'big')

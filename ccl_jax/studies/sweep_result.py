@@ -145,10 +145,14 @@ def settings_of(config: Config) -> dict[str, Any]:
     Left out is where and in how much memory it was made. A file or folder that is read counts by whether it is
     named: its path says nothing on another machine.
     """
+    return _settings(config.tree)
+
+
+def _settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     places = {key for key, value in leaves(default_config().to_dict()) if value == '' and key not in _NAMES}
     return {
         key: bool(value) if key in places else value
-        for key, value in leaves(config.tree)
+        for key, value in leaves(tree)
         if not key.startswith('mesh.') and key.rpartition('.')[2] not in (*FREE_KEYS, *_OF_THE_MACHINE)
     }
 
@@ -180,7 +184,11 @@ def load_record(path: Path) -> Record:
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
-    """Yields in what two results of `settings_of` differ."""
+    """Yields in what two results of `settings_of` differ.
+
+    A key that came into being after `saved` was written counts there as its default, which leaves things as they were.
+    """
+    saved = _settings(default_config().to_dict()) | dict(saved)
     for key in sorted(saved.keys() | current.keys()):
         if saved.get(key) != current.get(key):
             yield f'{key} was {json.dumps(saved.get(key))}, is {json.dumps(current.get(key))}'

@@ -10,7 +10,7 @@ from ccl_jax.config import check_config, default_config, leaves
 from ccl_jax.errors import UserError
 from ccl_jax.studies import sweep as sweep_module
 from ccl_jax.studies.sweep import gather_results, kept_results, sweep
-from ccl_jax.studies.sweep_result import settings_of
+from ccl_jax.studies.sweep_result import differences, settings_of
 from tests.studies.sweep_helpers import EXPERIMENT, WORD, finish, score_lines, sweep_of
 
 ARMS = {'a': {'data.steps': 24}, 'b': {'data.steps': 25}}
@@ -121,6 +121,16 @@ def test_a_result_of_another_config_is_named_and_its_run_is_made(tmp_path, monke
     assert ('configs/demo.py:ci, 4 runs.' in text, failures) == (True, {})
     # What was made has taken the place of the other config's results.
     assert len(kept_results(definition, runs)) == 4
+
+
+def test_a_result_older_than_a_key_is_of_its_default():
+    current = settings_of(check_config(default_config(), needs_model=False))
+    older = {key: value for key, value in current.items() if key not in ('sources.tune_share', 'model.path')}
+    assert list(differences(older, current)) == []
+    assert list(differences(older, current | {'sources.tune_share': 0.2})) == ['sources.tune_share was 0.0, is 0.2']
+    assert list(differences(older, current | {'model.path': True})) == ['model.path was false, is true']
+    # A key that is gone cannot be known to have changed nothing.
+    assert list(differences(current | {'data.gone': 1}, current)) == ['data.gone was 1, is null']
 
 
 def test_a_run_whose_results_cannot_be_kept_ends_no_other(tmp_path, monkeypatch, capsys):
