@@ -40,7 +40,7 @@ from ccl_jax.studies.sweep_result import (
     write_record,
 )
 from ccl_jax.studies.sweep_run import is_finished, run_all
-from ccl_jax.studies.sweep_table import gather, runs_to_csv, to_csv, to_markdown
+from ccl_jax.studies.sweep_table import gather, gather_baselines, runs_to_csv, to_csv, to_markdown
 
 RESULTS = 'results'
 
@@ -137,10 +137,11 @@ def _read(definition: Sweep, run: Run) -> Result:
 def _write(definition: Sweep, results: Sequence[Result], total: int, folder: Path) -> list[str]:
     """Writes all files; returns the tables and the files' names."""
     rows, contrasts = gather(definition, results), gather_contrasts(definition, results)
-    markdown = to_markdown(definition, rows, total)
+    shown = [*rows, *gather_baselines(definition, results)]
+    markdown = to_markdown(definition, shown, len(results), total)
     if contrasts:
         markdown += f'\n{contrasts_to_markdown(contrasts)}'
-    texts = {'table.md': markdown, 'table.csv': to_csv(definition, rows), 'runs.csv': runs_to_csv(definition, results)}
+    texts = {'table.md': markdown, 'table.csv': to_csv(definition, shown), 'runs.csv': runs_to_csv(definition, results)}
     if contrasts:
         texts['contrasts.csv'] = contrasts_to_csv(contrasts)
     for name, text in texts.items():

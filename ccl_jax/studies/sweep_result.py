@@ -91,11 +91,13 @@ class Result:
         metrics: name -> value with its interval over documents.
         cost: of `COSTS`, those that are known.
         scores: the lines of scores.jsonl.
+        baselines: name -> the metrics of a baseline that stood beside the model.
     """
 
     arm: str
     seed: int
     metrics: Mapping[str, Estimate]
+    baselines: Mapping[str, Mapping[str, Estimate]]
     cost: Mapping[str, float]
     scores: Sequence[Mapping[str, Any]]
     coded: Coded
@@ -111,6 +113,7 @@ def result_of(run: Run, record: Record) -> Result:
         run.arm,
         run.seed,
         _estimates(record['metrics']),
+        {name: _estimates(saved) for name, saved in record['metrics'].get('baselines', {}).items()},
         {name: float(total[name]) for name in COSTS if total.get(name) is not None},
         record['scores'],
         _coded(record['documents']),
@@ -148,7 +151,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     return _settings(config.tree)
 
 
-def _settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(tree: dict[str, Any]) -> dict[str, Any]:
     places = {key for key, value in leaves(default_config().to_dict()) if value == '' and key not in _NAMES}
     return {
         key: bool(value) if key in places else value

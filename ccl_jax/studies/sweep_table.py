@@ -9,6 +9,8 @@ seeds: seeds tell how much a retrained model varies, documents how much another 
 metrics of codes and evidence, whole and by stratum. The strata are those of each arm's own training: where arms
 differ in their documents or spans, S1 of one arm is not S1 of the other.
 
+Below the arms stand the baselines of the reference arm's runs; one that is the same for all seeds counts as one.
+
 Cost ratios are sums over these seeds, of `total` in the runs' `cost.json`; blank where runs have none.
 """
 
@@ -33,13 +35,15 @@ _COST_TITLES = {'tokens': 'tokens', 'flops': 'FLOPs', 'device_seconds': 'device 
 _NOT_RESAMPLED = ('invalid_code_rate', 'macro_f1_caml')
 SAMPLES = 1000
 
+Metrics = Mapping[str, Estimate]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One arm.
+    """One arm, or a baseline.
 
     Attributes:
-        seeds: those that are finished.
+        seeds: those that are finished; one, where a baseline is the same for all of them.
         metrics: name -> mean over the seeds.
         differences: name -> mean difference to the reference arm, paired by seed; empty for that arm itself.
         by_documents: name -> the same differences with their interval over documents.
@@ -72,6 +76,34 @@ def gather(sweep: Sweep, results: Sequence[Result]) -> list[Row]:
     ]
 
 
+def gather_baselines(sweep: Sweep, results: Sequence[Result]) -> list[Row]:
+    """Returns one row per baseline of the reference arm, without costs and intervals over documents of differences."""
+    reference = by_seed(sweep, results)[sweep.reference]
+    rows = []
+    for name in dict.fromkeys(name for result in reference.values() for name in result.baselines):
+        own = {seed: result.baselines[name] for seed, result in reference.items() if name in result.baselines}
+        first = next(iter(own.values()))
+        # Resampled with the seed of each run, intervals differ where nothing else does.
+        same = all(
+            m.get(n, UNDEFINED).value == first.get(n, UNDEFINED).value for m in own.values() for n in sweep.metrics
+        )
+        rows.append(
+            Row(
+                arm=f'{name} ({sweep.reference})',
+                seeds=tuple(own)[:1] if same else tuple(own),
+                metrics={m: _mean([first] if same else own.values(), m) for m in sweep.metrics},
+                differences={
+                    m: _paired(((metrics, reference[seed].metrics) for seed, metrics in own.items()), m)
+                    for m in sweep.metrics
+                },
+                by_documents={},
+                costs={},
+                cost_ratios={},
+            )
+        )
+    return rows
+
+
 def by_seed(sweep: Sweep, results: Sequence[Result]) -> dict[str, dict[int, Result]]:
     """Arm -> seed -> result, in the order of the sweep."""
     return {arm.name: {r.seed: r for r in results if r.arm == arm.name} for arm in sweep.arms}
@@ -91,15 +123,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def _row(arm: str, own: Mapping[int, Result], reference: Mapping[int, Result] | None, metrics: Sequence[str]) -> Row:
     shared = [seed for seed in own if seed in (reference or {})]
     pairs = [(own[seed], reference[seed]) for seed in shared] if reference else []
-    differences = {}
-    for name in metrics:
-        both = [(a.value(name), b.value(name)) for a, b in pairs]
-        differences[name] = over_seeds([a - b for a, b in both if a is not None and b is not None])
     return Row(
         arm=arm,
         seeds=tuple(own),
-        metrics={name: _mean(own.values(), name) for name in metrics},
-        differences=differences if pairs else {},
+        metrics={name: _mean((result.metrics for result in own.values()), name) for name in metrics},
+        differences={n: _paired(((a.metrics, b.metrics) for a, b in pairs), n) for n in metrics} if pairs else {},
         by_documents=_over_documents(pairs, metrics) if pairs else {},
         costs={name: sum(r.cost[name] for r in own.values()) / len(own) for name in _known_costs(own.values())},
         cost_ratios={
@@ -110,11 +138,17 @@ def _row(arm: str, own: Mapping[int, Result], reference: Mapping[int, Result] | 
     )
 
 
-def _mean(results: Iterable[Result], name: str) -> Estimate:
-    estimates = [r.metrics[name] for r in results if r.value(name) is not None]
+def _mean(runs: Iterable[Metrics], name: str) -> Estimate:
+    estimates = [found for metrics in runs if (found := metrics.get(name, UNDEFINED)).value is not None]
     if len(estimates) == 1:
         return estimates[0]
     return over_seeds([estimate.value for estimate in estimates if estimate.value is not None])
+
+
+def _paired(pairs: Iterable[tuple[Metrics, Metrics]], name: str) -> Estimate:
+    """The difference of one less the other over the seeds where both have the metric."""
+    both = [(one.get(name, UNDEFINED).value, other.get(name, UNDEFINED).value) for one, other in pairs]
+    return over_seeds([a - b for a, b in both if a is not None and b is not None])
 
 
 def _known_costs(of: Iterable[Result]) -> list[str]:
@@ -172,8 +206,8 @@ def check_metrics(metrics: Iterable[str], results: Sequence[Result]) -> None:
             raise UserError(f'no run has the metric "{name}" of the sweep; the nearest one is "{nearest}"')
 
 
-def to_markdown(sweep: Sweep, rows: Sequence[Row], total: int) -> str:
-    """The table for people; `total` is the number of runs of the sweep."""
+def to_markdown(sweep: Sweep, rows: Sequence[Row], finished: int, total: int) -> str:
+    """The table for people; `finished` of the `total` runs of the sweep are."""
     costs = [name for name in COSTS if any(name in row.cost_ratios for row in rows)]
     header = ['arm', 'seeds']
     for name in sweep.metrics:
@@ -189,7 +223,6 @@ def to_markdown(sweep: Sweep, rows: Sequence[Row], total: int) -> str:
         is_reference = row.arm == sweep.reference
         cells += [_ratio(1.0 if is_reference else row.cost_ratios.get(name)) for name in costs]
         lines.append(cells)
-    finished = sum(len(row.seeds) for row in rows)
     return f'{to_table(header, lines)}\n\n{_caption(sweep, finished, total)}\n'
 
 

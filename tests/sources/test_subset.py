@@ -86,13 +86,12 @@ def test_a_corpus_with_both_sets_aside_first(tmp_path):
     documents = list(corpus.documents())
     counts = [sum(d.split == split for d in documents) for split in ('train', 'tune')]
     (report,) = corpus.reports
-    assert counts[0] == 7 and 8 <= counts[1] <= 32
+    assert counts[0] == 7
+    assert 8 <= counts[1] <= 32
     assert dict(report.left_out) == {SET_ASIDE: counts[1], LEFT_OUT: len(TRAINING) - counts[1] - 7}
 
 
-@pytest.mark.parametrize(
-    ('name', 'value'), [('max_train_documents', -1), ('tune_share', -0.1), ('tune_share', 1.0)]
-)
+@pytest.mark.parametrize(('name', 'value'), [('max_train_documents', -1), ('tune_share', -0.1), ('tune_share', 1.0)])
 def test_what_is_no_number_of_documents_or_no_share_is_refused(name, value):
     with pytest.raises(UserError, match=name):
         SourceSettings(**{name: value})

@@ -12,7 +12,7 @@ from scipy import stats
 from ccl_jax.errors import UserError
 from ccl_jax.studies.sweep import gather_results
 from ccl_jax.studies.sweep_result import read_record, result_of
-from ccl_jax.studies.sweep_table import gather, over_seeds
+from ccl_jax.studies.sweep_table import gather, gather_baselines, over_seeds
 from tests.studies.sweep_helpers import GOLD, finish, sweep_of
 
 SHOWN = ('micro_f1', 'S0.micro_f1', 'S1.micro_f1')
@@ -78,6 +78,33 @@ def test_the_interval_over_documents_is_that_of_all_resamples(tmp_path, monkeypa
     assert found.value == pytest.approx(value)
     assert found.low == pytest.approx(min(draws) - np.mean(draws) + value, abs=0.02)
     assert found.high == pytest.approx(max(draws) - np.mean(draws) + value, abs=0.02)
+
+
+def test_baselines_of_the_reference_stand_below_and_count_once_where_they_are_the_same(tmp_path, monkeypatch):
+    sweep, runs = made(tmp_path, monkeypatch)
+    records = [read_record(run) for run in runs]
+    for run, record in zip(runs, records, strict=True):
+        # The interval is drawn anew with each seed; another arm's baselines are not shown.
+        values = {'fixed': 0.4 if run.arm == 'a' else 0.9, 'fitted': 0.3 + 0.1 * run.seed}
+        record['metrics']['baselines'] = {
+            name: {
+                'metrics': {'micro_f1': {'value': value, 'low': value - 0.01 * (1 + run.seed), 'high': value + 0.1}},
+                'strata': {},
+            }
+            for name, value in values.items()
+        }
+    fixed, fitted = gather_baselines(sweep, [result_of(*pair) for pair in zip(runs, records, strict=True)])
+    assert (fixed.arm, fixed.seeds, fitted.arm, fitted.seeds) == ('fixed (a)', (0,), 'fitted (a)', (0, 1, 2))
+    found = fixed.metrics['micro_f1']
+    assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.39, 0.5))
+    assert fitted.metrics['micro_f1'].value == pytest.approx(0.4)
+    assert fixed.metrics['S1.micro_f1'].value is None
+    # Paired with the arm by seed, whose values are 0.5, 0.6, 0.7.
+    differences = [fixed.differences['micro_f1'], fitted.differences['micro_f1']]
+    assert [d.value for d in differences] == pytest.approx([-0.2, -0.2])
+    paired = stats.t.interval(0.95, 2, -0.2, stats.sem((-0.1, -0.2, -0.3)))
+    assert (differences[0].low, differences[0].high) == pytest.approx(paired)
+    assert (differences[1].low, differences[1].high) == pytest.approx((-0.2, -0.2))
 
 
 def test_one_seed_has_intervals_over_documents(tmp_path, monkeypatch):
