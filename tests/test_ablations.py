@@ -62,7 +62,7 @@ def test_the_mean_share_of_a_curriculum_is_the_same(monkeypatch):
         assert (plan.mix['span'] + plan.mix_end['span']) / 2 == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(('name', 'runs_of_it'), [('synthetic_notes', 24), ('codiesp', 12)])
+@pytest.mark.parametrize(('name', 'runs_of_it'), [('synthetic_notes', 30), ('codiesp', 12)])
 def test_the_experiments_compare_arms_at_equal_steps(name, runs_of_it, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr('sys.argv', ['ccl-jax'])
@@ -77,6 +77,17 @@ def test_the_experiments_compare_arms_at_equal_steps(name, runs_of_it, monkeypat
     assert configs['E'].sources.max_train_documents * 5 == whole
     # Scores on the way fall on the grid of equal costs: a fifth, two fifths, ... of the steps.
     assert configs['A'].eval.score_every * 5 <= plans[0].steps
+
+
+def test_the_recipe_is_tuned_on_a_part_of_train(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr('sys.argv', ['ccl-jax'])
+    sweep = check_sweep(load('experiments/codiesp').get_config('tuning'))
+    for run in runs_of(sweep, Path('w'), _experiment, GIVEN):
+        assert run.config.sources.tune_share == 0.2
+        assert {run.config.eval.split, run.config.eval.score_split} == {'tune'}
+        assert run.config.eval.loss_every == 0
+    assert 'results/codiesp_tuning' in sweep.results
 
 
 def test_the_scaling_grid_is_five_sizes_by_three_numbers_of_documents(monkeypatch):

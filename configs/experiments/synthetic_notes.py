@@ -17,8 +17,9 @@ Arms, with the same steps and so nearly the same cost:
 
 D - B is the effect of spans, B - A that of evidence, and C shows what spans teach by themselves. Codes in notes: S0 are
 carried by training documents, S1 by spans alone, S2 by neither. The transfer effect is (D - B) on S1 minus the
-same on S2. No arm has the synthetic tier: edits of neighbours' spans (the generator `rules`) give no span for these codes,
-and 10 for the other codes of their categories. Notes are drawn anew (seed 1): the demo's were looked at while its recipe was made.
+same on S2. No arm has the synthetic tier: edits of neighbours' spans (the generator `rules`) give no span for the codes
+of these notes, and 10 for the others of their categories. Notes are drawn anew (seed 1): the demo's were looked at
+while its recipe was made.
 
 Each run makes its own base model, from texts without the held-out terms, the same for all arms of a seed.
 The rate is constant after the warm-up up to the last fifth, so that scores on the way are of runs of that length too,
