@@ -1,12 +1,14 @@
 """The plots of a sweep: a panel per metric, against the arms, against the numbers that they stand for, or against
 what the training had cost."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ccl_jax.evaluation.bootstrap import Estimate
 from ccl_jax.studies.sweep_config import Arm, Sweep
@@ -15,6 +17,7 @@ from ccl_jax.studies.sweep_result import Result
 from ccl_jax.studies.sweep_table import Row
 
 _WIDTH, _HEIGHT = 3.2, 3.2  # inches of a panel
+_COLUMNS = 3  # panels of curves side by side
 _LOGARITHMIC_FROM = 8  # largest number over the smallest
 
 
@@ -47,22 +50,30 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], results: Sequence[Result], pat
 
 def draw_curves(curves: Sequence[Curves], path: Path) -> None:
     """Draws each run's scores on the way as a thin line, and the mean of each arm's as a thick one, as PNG."""
+    arms = list(dict.fromkeys(arm for of_metric in curves for arm in of_metric.runs))
+    palette = matplotlib.colormaps['tab10' if len(arms) <= 10 else 'tab20']
+    colors = {arm: palette(number % palette.N) for number, arm in enumerate(arms)}
+    columns = min(len(curves), _COLUMNS)
+    lines = math.ceil(len(curves) / columns)
     with matplotlib.rc_context({'font.size': 9}):
-        figure = Figure(figsize=(_WIDTH * len(curves), _HEIGHT), layout='constrained')
-        panels = figure.subplots(1, len(curves), squeeze=False)[0]
-        for axes, of_metric in zip(panels, curves, strict=True):
-            for number, (arm, runs) in enumerate(of_metric.runs.items()):
-                color = f'C{number}'
+        # An inch for the legend.
+        figure = Figure(figsize=(_WIDTH * columns + 1, _HEIGHT * lines), layout='constrained')
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, of_metric in zip(panels, curves, strict=False):
+            for arm, runs in of_metric.runs.items():
                 for points in runs.values():
-                    axes.plot(*zip(*points, strict=True), color=color, linewidth=0.7, alpha=0.4)
+                    axes.plot(*zip(*points, strict=True), color=colors[arm], linewidth=0.7, alpha=0.4)
                 mean = mean_curve(runs.values())
                 costs, scores = [cost for cost, _ in mean], [score for _, score in mean]
-                axes.plot(costs, scores, '.-', color=color, linewidth=2, label=arm)
+                axes.plot(costs, scores, '.-', color=colors[arm], linewidth=2)
             axes.set_title(of_metric.metric)
             axes.set_xlabel('FLOPs of the training')
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
-        panels[0].legend()
+        for axes in panels[len(curves) :]:
+            axes.remove()
+        handles = [Line2D([], [], marker='.', linewidth=2, color=colors[arm], label=arm) for arm in arms]
+        figure.legend(handles=handles, loc='outside right upper')
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
 

@@ -14,6 +14,7 @@ Arms, with the same steps and so nearly the same cost:
     E             D-mixed with a fifth of the documents
     E-list        D-list with a fifth of the documents
     D-list-gold   D-list without the spans of the release: those of the training documents alone, so S1 is empty
+    A-3x          A with three times the steps, to see what cost alone gives
 
 D - B is the effect of spans, B - A that of evidence, and C shows what spans teach by themselves. Codes in notes: S0 are
 carried by training documents, S1 by spans alone, S2 by neither. The transfer effect is (D - B) on S1 minus the
@@ -35,32 +36,35 @@ SHAPES = {
     'D-in_context': {'single': 0.0, 'list': 0.0, 'in_context': 1.0},
     'D-mixed': {'single': 0.05, 'list': 0.65, 'in_context': 0.3},
 }
+STEPS = 1000
 
 
 def get_config(variant=''):
     if variant:
         raise ValueError(f'experiments/synthetic_notes.py has no variant "{variant}"')
     mixed, best = SHAPES['D-mixed'], {'data.mix': BOTH, 'tasks.span_shapes': SHAPES['D-list']}
+    standard = {'data.mix': DOCUMENTS, 'tasks.evidence': False, 'tasks.span_shapes': mixed}
     return sweep_config(
         'configs/demo.py',
         arms={
             # Spans are made in all arms, so that the strata are the same, and not trained in A and B.
-            'A': {'data.mix': DOCUMENTS, 'tasks.evidence': False, 'tasks.span_shapes': mixed},
+            'A': standard,
             'B': {'data.mix': DOCUMENTS, 'tasks.span_shapes': mixed},
             'C': {'data.mix': SPANS, 'tasks.span_shapes': mixed},
             **{arm: {'data.mix': BOTH, 'tasks.span_shapes': shapes} for arm, shapes in SHAPES.items()},
             'E': {'data.mix': BOTH, 'tasks.span_shapes': mixed, 'sources.max_train_documents': 600},
-            # Made when the arms above were known, from the best D.
+            # Made when the arms above were known.
             'E-list': best | {'sources.max_train_documents': 600},
             'D-list-gold': best | {'expansion.tiers': ('document',)},
+            'A-3x': standard | {'data.steps': 3 * STEPS, 'eval.score_every': 3 * STEPS // 8},
         },
         overrides={
             'sources.synthetic_notes.seed': 1,
             'optimizer.schedule': 'warmup_stable_decay',
             'optimizer.decay_fraction': 0.2,
-            'data.steps': 1000,
+            'data.steps': STEPS,
             'data.buckets': (96, 192, 288),
-            'eval.score_every': 125,
+            'eval.score_every': STEPS // 8,
             'eval.score_split': 'test',
         },
         reference='A',
