@@ -24,7 +24,7 @@ while its recipe was made.
 
 Each run makes its own base model, from texts without the held-out terms, the same for all arms of a seed.
 The rate is constant after the warm-up up to the last fifth, so that scores on the way are of runs of that length too,
-but for what the decay adds. Hardware: 2 CPU cores, about 5 minutes a run.
+but for what the decay adds. Hardware: a CPU core a run, 5 to 6.5 minutes (A-3x: three times that).
 """
 
 from ccl_jax.studies.sweep_config import METRICS, sweep_config
