@@ -80,7 +80,8 @@ def gather_baselines(sweep: Sweep, results: Sequence[Result]) -> list[Row]:
     """Returns one row per baseline of the reference arm, without costs and intervals over documents of differences."""
     reference = by_seed(sweep, results)[sweep.reference]
     rows = []
-    for name in dict.fromkeys(name for result in reference.values() for name in result.baselines):
+    # Sorted: a small result that is read back has lost the order in which they were made.
+    for name in sorted({name for result in reference.values() for name in result.baselines}):
         own = {seed: result.baselines[name] for seed, result in reference.items() if name in result.baselines}
         first = next(iter(own.values()))
         # Resampled with the seed of each run, intervals differ where nothing else does.
