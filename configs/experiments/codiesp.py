@@ -25,13 +25,15 @@ from ccl_jax.studies.sweep_config import METRICS, sweep_config
 DOCUMENTS, BOTH = ({'document': d, 'span': s} for d, s in ((1.0, 0.0), (0.6, 0.4)))
 TRAINING_DOCUMENTS = 500
 
-
 RECIPE = {
+    'sources.codiesp.path': 'data/codiesp',
     'sources.codiesp.language': 'en',
     'expansion.scope': 'release',
     'expansion.held_out_share': 0.4,
     # The best shape on synthetic notes.
     'tasks.span_shapes': {'single': 0.0, 'list': 1.0, 'in_context': 0.0},
+    'model.path': 'runs/backbone/base/hf',
+    'expansion.held_out_file': 'runs/backbone/base/held_out.json',
     'model.compute_dtype': 'float32',
     'model.remat': 'none',
     'data.buckets': (512, 1024, 2048),
@@ -81,14 +83,25 @@ def get_config(variant=''):
 
 
 def _tuning():
-    short_steps = {'data.tokens_per_step': 4096, 'data.row_multiple': 2, 'data.steps': 320}
+    few = {'data.steps': 100}
+    both = few | {'data.mix': BOTH}
+    training_spans = {'expansion.tiers': ('document', 'silver')}
     return sweep_config(
         'configs/codiesp.py',
         arms={
             'A': STANDARD,
             'A-rate1e-3': STANDARD | {'optimizer.learning_rate': 1e-3},
-            'A-rate4e-3': STANDARD | {'optimizer.learning_rate': 4e-3},
-            'A-short_steps': STANDARD | short_steps,
+            'A-few_steps': STANDARD | few,
+            'B': {'data.mix': DOCUMENTS} | few,
+            'B-drop': {'data.mix': DOCUMENTS, 'tasks.unevidenced': 'drop'} | few,
+            'D': both,
+            'D-drop': both | {'tasks.unevidenced': 'drop'},
+            'D-categories': both | {'expansion.scope': 'categories'},
+            'D-training_spans': both | training_spans,
+            'D-training_spans-drop': both | training_spans | {'tasks.unevidenced': 'drop'},
+            'D-more_spans': both | {'data.mix': {'document': 0.2, 'span': 0.8}},
+            'D-blocks': both | {'tasks.output_format': 'blocks'},
+            'D-example': both | {'data.normalization': 'example'},
         },
         overrides=RECIPE
         | {
