@@ -39,7 +39,7 @@ RECIPE = {
     'data.buckets': (512, 1024, 2048),
     'data.tokens_per_step': 8192,
     'data.row_multiple': 4,
-    'data.steps': 160,
+    'data.steps': 100,
     'optimizer.name': 'muon',
     'optimizer.learning_rate': 2e-3,
     'optimizer.warmup_steps': 10,
@@ -51,7 +51,9 @@ RECIPE = {
     'eval.score_split': 'dev',
     'eval.score_documents': 50,
 }
+# Codes without evidence, two thirds of them, are learnt by A alone: B did better on `tune` without them.
 STANDARD = {'data.mix': DOCUMENTS, 'tasks.evidence': False}
+QUOTING = {'tasks.unevidenced': 'drop'}
 
 
 def get_config(variant=''):
@@ -63,9 +65,9 @@ def get_config(variant=''):
         'configs/codiesp.py',
         arms={
             'A': STANDARD,
-            'B': {'data.mix': DOCUMENTS},
-            'D': {'data.mix': BOTH},
-            'E': {'data.mix': BOTH, 'sources.max_train_documents': TRAINING_DOCUMENTS // 5},
+            'B': QUOTING | {'data.mix': DOCUMENTS},
+            'D': QUOTING | {'data.mix': BOTH},
+            'E': QUOTING | {'data.mix': BOTH, 'sources.max_train_documents': TRAINING_DOCUMENTS // 5},
         },
         overrides=RECIPE,
         reference='A',
@@ -83,25 +85,19 @@ def get_config(variant=''):
 
 
 def _tuning():
-    few = {'data.steps': 100}
-    both = few | {'data.mix': BOTH}
-    training_spans = {'expansion.tiers': ('document', 'silver')}
+    longer = STANDARD | {'data.steps': 160}
+    both, training_spans = {'data.mix': BOTH}, {'expansion.tiers': ('document', 'silver')}
     return sweep_config(
         'configs/codiesp.py',
         arms={
-            'A': STANDARD,
-            'A-rate1e-3': STANDARD | {'optimizer.learning_rate': 1e-3},
-            'A-few_steps': STANDARD | few,
-            'B': {'data.mix': DOCUMENTS} | few,
-            'B-drop': {'data.mix': DOCUMENTS, 'tasks.unevidenced': 'drop'} | few,
+            'A': longer,
+            'A-rate1e-3': longer | {'optimizer.learning_rate': 1e-3},
+            'B': {'data.mix': DOCUMENTS},
+            'B-drop': {'data.mix': DOCUMENTS} | QUOTING,
             'D': both,
-            'D-drop': both | {'tasks.unevidenced': 'drop'},
-            'D-categories': both | {'expansion.scope': 'categories'},
+            'D-drop': both | QUOTING,
             'D-training_spans': both | training_spans,
-            'D-training_spans-drop': both | training_spans | {'tasks.unevidenced': 'drop'},
-            'D-more_spans': both | {'data.mix': {'document': 0.2, 'span': 0.8}},
-            'D-blocks': both | {'tasks.output_format': 'blocks'},
-            'D-example': both | {'data.normalization': 'example'},
+            'D-training_spans-drop': both | training_spans | QUOTING,
         },
         overrides=RECIPE
         | {
