@@ -86,6 +86,14 @@ def get_config(variant=''):
 
 def _tuning():
     longer = STANDARD | {'data.steps': 160}
+    small_steps = QUOTING | {
+        'data.tokens_per_step': 2048,
+        'data.row_multiple': 1,
+        'data.steps': 400,
+        'optimizer.warmup_steps': 40,
+        'train.checkpoint_every': 200,
+        'eval.score_every': 100,
+    }
     both, training_spans = {'data.mix': BOTH}, {'expansion.tiers': ('document', 'silver')}
     return sweep_config(
         'configs/codiesp.py',
@@ -96,8 +104,10 @@ def _tuning():
             'B-drop': {'data.mix': DOCUMENTS} | QUOTING,
             'D': both,
             'D-drop': both | QUOTING,
-            'D-training_spans': both | training_spans,
-            'D-training_spans-drop': both | training_spans | QUOTING,
+            'B-small_steps': {'data.mix': DOCUMENTS} | small_steps,
+            'D-small_steps': both | small_steps,
+            'D-training_spans': both | small_steps | training_spans,
+            'D-categories': both | small_steps | {'expansion.scope': 'categories'},
         },
         overrides=RECIPE
         | {
