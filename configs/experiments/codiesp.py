@@ -37,17 +37,17 @@ RECIPE = {
     'model.compute_dtype': 'float32',
     'model.remat': 'none',
     'data.buckets': (512, 1024, 2048),
-    'data.tokens_per_step': 8192,
-    'data.row_multiple': 4,
-    'data.steps': 100,
+    'data.tokens_per_step': 2048,
+    'data.row_multiple': 1,
+    'data.steps': 300,
     'optimizer.name': 'muon',
     'optimizer.learning_rate': 2e-3,
-    'optimizer.warmup_steps': 10,
+    'optimizer.warmup_steps': 30,
     'optimizer.schedule': 'warmup_stable_decay',
     'optimizer.decay_fraction': 0.2,
-    'train.checkpoint_every': 40,
+    'train.checkpoint_every': 150,
     'eval.max_new_tokens': 256,
-    'eval.score_every': 20,
+    'eval.score_every': 75,
     'eval.score_split': 'dev',
     'eval.score_documents': 50,
 }
@@ -73,6 +73,7 @@ def get_config(variant=''):
         reference='A',
         metrics=(*METRICS, 'S2.micro_f1'),
         contrasts={
+            'spans: D - B': (('+', 'D', 'macro_f1_gold'), ('-', 'B', 'macro_f1_gold')),
             'transfer: (D - B) on S1 minus the same on S2': (
                 ('+', 'D', 'S1.micro_f1'),
                 ('-', 'B', 'S1.micro_f1'),
@@ -86,7 +87,7 @@ def get_config(variant=''):
 
 def _tuning():
     longer = STANDARD | {'data.steps': 160}
-    small_steps = QUOTING | {
+    small_steps = {
         'data.tokens_per_step': 2048,
         'data.row_multiple': 1,
         'data.steps': 400,
@@ -104,13 +105,20 @@ def _tuning():
             'B-drop': {'data.mix': DOCUMENTS} | QUOTING,
             'D': both,
             'D-drop': both | QUOTING,
-            'B-small_steps': {'data.mix': DOCUMENTS} | small_steps,
-            'D-small_steps': both | small_steps,
-            'D-training_spans': both | small_steps | training_spans,
-            'D-categories': both | small_steps | {'expansion.scope': 'categories'},
+            'A-small_steps': STANDARD | small_steps,
+            'B-small_steps': {'data.mix': DOCUMENTS} | QUOTING | small_steps,
+            'D-small_steps': both | QUOTING | small_steps,
+            'D-training_spans': both | QUOTING | small_steps | training_spans,
+            'D-categories': both | QUOTING | small_steps | {'expansion.scope': 'categories'},
         },
         overrides=RECIPE
         | {
+            'data.tokens_per_step': 8192,
+            'data.row_multiple': 4,
+            'data.steps': 100,
+            'optimizer.warmup_steps': 10,
+            'train.checkpoint_every': 40,
+            'eval.score_every': 20,
             'sources.tune_share': 0.2,
             'eval.split': 'tune',
             'eval.score_split': 'tune',
