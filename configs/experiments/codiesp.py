@@ -28,7 +28,7 @@ TRAINING_DOCUMENTS = 500
 RECIPE = {
     'sources.codiesp.path': 'data/codiesp',
     'sources.codiesp.language': 'en',
-    'expansion.scope': 'release',
+    'expansion.scope': 'categories',
     'expansion.held_out_share': 0.4,
     # The best shape on synthetic notes.
     'tasks.span_shapes': {'single': 0.0, 'list': 1.0, 'in_context': 0.0},
@@ -113,6 +113,7 @@ def _tuning():
         },
         overrides=RECIPE
         | {
+            'expansion.scope': 'release',
             'data.tokens_per_step': 8192,
             'data.row_multiple': 4,
             'data.steps': 100,
