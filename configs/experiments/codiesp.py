@@ -96,6 +96,7 @@ def _tuning():
         'eval.score_every': 100,
     }
     both, training_spans = {'data.mix': BOTH}, {'expansion.tiers': ('document', 'silver')}
+    categories = both | QUOTING | small_steps | {'expansion.scope': 'categories'}
     return sweep_config(
         'configs/codiesp.py',
         arms={
@@ -109,7 +110,8 @@ def _tuning():
             'B-small_steps': {'data.mix': DOCUMENTS} | QUOTING | small_steps,
             'D-small_steps': both | QUOTING | small_steps,
             'D-training_spans': both | QUOTING | small_steps | training_spans,
-            'D-categories': both | QUOTING | small_steps | {'expansion.scope': 'categories'},
+            'D-categories': categories,
+            'D-half': categories | {'data.mix': {'document': 0.5, 'span': 0.5}, 'data.mix_by': 'tokens'},
         },
         overrides=RECIPE
         | {
