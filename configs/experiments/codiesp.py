@@ -1,23 +1,25 @@
 """The arms of the method on CodiEsp in English, train -> dev, from the backbone of backbone.py:codiesp.
 
-    ccl-jax sweep --config configs/experiments/codiesp.py --config.sources.codiesp.path=DATA/codiesp \
-        --config.model.path=runs/backbone/base/hf --config.expansion.held_out_file=runs/backbone/base/held_out.json \
-        --workdir runs/codiesp
-    ccl-jax sweep --config configs/experiments/codiesp.py ... --reuse      # the tables from the small results kept here
+    ccl-jax sweep --config configs/experiments/codiesp.py --config.sources.codiesp.path=DATA/codiesp --workdir runs/codiesp
+    ccl-jax sweep --config configs/experiments/codiesp.py --workdir runs/codiesp --gather --reuse  # tables of what is kept
+
+The backbone is read from runs/backbone; --config.model.path and --config.expansion.held_out_file name another place.
 
 Arms, with the same steps and so nearly the same cost:
     A  documents -> codes ("standard SFT")
     B  documents -> evidence + codes
-    D  documents and spans of the whole release mixed (the method)
+    D  documents and spans mixed (the method)
     E  D with a fifth of the documents
 
-The English texts come without offsets: evidence is silver, found by the terms of each code in training documents.
-Two fifths of the codes that no training document carries are held out of spans and of the backbone's texts (S2).
+The English texts come without offsets: evidence is silver, found by the terms of each code in training documents, for a
+third of the codes; B, D and E leave out the others. Spans are of the April 2026 release, of the categories that
+occur in training. Two fifths of the codes that no training document carries are held out of spans and of the
+backbone's texts (S2).
 
 `codiesp.py:tuning` is where the recipe comes from: a fifth of the training documents is set aside as the split `tune`
 and scored, one seed an arm; dev is neither read nor scored. (The backbone has read these documents, without codes.)
 
-Hardware: 2 CPU cores; not run yet.
+Hardware: 2 CPU cores, a run on each, 13 to 14 minutes a run.
 """
 
 from ccl_jax.studies.sweep_config import METRICS, sweep_config
