@@ -1,7 +1,8 @@
 """The arms of the method on CodiEsp in English, train -> dev, from the backbone of backbone.py:codiesp.
 
-    ccl-jax sweep --config configs/experiments/codiesp.py --config.sources.codiesp.path=DATA/codiesp --workdir runs/codiesp
-    ccl-jax sweep --config configs/experiments/codiesp.py --workdir runs/codiesp --gather --reuse  # tables of what is kept
+    ccl-jax sweep --config configs/experiments/codiesp.py --workdir runs/codiesp \
+        --config.sources.codiesp.path=DATA/codiesp
+    ccl-jax sweep --config configs/experiments/codiesp.py --workdir runs/codiesp --gather --reuse  # from what is kept
 
 The backbone is read from runs/backbone; --config.model.path and --config.expansion.held_out_file name another place.
 
