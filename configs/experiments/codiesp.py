@@ -20,7 +20,7 @@ backbone's texts (S2).
 `codiesp.py:tuning` is where the recipe comes from: a fifth of the training documents is set aside as the split `tune`
 and scored, one seed an arm; dev is neither read nor scored. (The backbone has read these documents, without codes.)
 
-Hardware: 2 CPU cores, a run on each, 11 to 14 minutes a run.
+Hardware: 2 CPU cores, a run on each, 10 to 14 minutes a run.
 """
 
 from ccl_jax.studies.sweep_config import METRICS, sweep_config
