@@ -77,7 +77,7 @@ def gather(sweep: Sweep, results: Sequence[Result]) -> list[Row]:
 
 
 def gather_baselines(sweep: Sweep, results: Sequence[Result]) -> list[Row]:
-    """Returns one row per baseline of the reference arm, without costs and intervals over documents of differences."""
+    """Returns one row per baseline of the reference arm, by name; without costs and differences over documents."""
     reference = by_seed(sweep, results)[sweep.reference]
     rows = []
     # Sorted: a small result that is read back has lost the order in which they were made.

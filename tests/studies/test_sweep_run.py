@@ -50,6 +50,21 @@ def test_finished_runs_are_skipped_and_a_failure_ends_no_other(tmp_path, monkeyp
     assert '3 runs, 2 of them finished' in capfd.readouterr().err
 
 
+@pytest.fixture
+def default_signals():
+    """A shell in the background or nohup hands signals down as ignored, which `run_all` respects."""
+    defaults = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures('default_signals')
 @pytest.mark.parametrize(
     ('number', 'error'),
     [(signal.SIGTERM, Interrupted), (signal.SIGHUP, Interrupted), (signal.SIGINT, KeyboardInterrupt)],

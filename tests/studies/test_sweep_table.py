@@ -93,7 +93,7 @@ def test_baselines_of_the_reference_stand_below_and_count_once_where_they_are_th
             }
             for name, value in values.items()
         }
-    fixed, fitted = gather_baselines(sweep, [result_of(*pair) for pair in zip(runs, records, strict=True)])
+    fitted, fixed = gather_baselines(sweep, [result_of(*pair) for pair in zip(runs, records, strict=True)])
     assert (fixed.arm, fixed.seeds, fitted.arm, fitted.seeds) == ('fixed (a)', (0,), 'fitted (a)', (0, 1, 2))
     found = fixed.metrics['micro_f1']
     assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.39, 0.5))
