@@ -166,8 +166,9 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[flags.FlagValues, list[s
     except flags.UnrecognizedFlagError as error:
         raise UserError(f'unknown flag --{error.flagname}; "ccl-jax --help" lists them') from None
     except (flags.Error, OSError) as error:
-        # An error inside an experiment file comes with its whole traceback; the last line says what it is.
-        raise UserError(str(error).strip().splitlines()[-1]) from None
+        # An error inside an experiment file comes with its whole traceback; the last line says what it is. What
+        # the file itself refuses, such as a variant, it says by a ValueError, in a sentence.
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix('ValueError: ')) from None
     except Exception as error:  # whatever an experiment file raises
         raise UserError(f'the experiment file cannot be loaded: {type(error).__name__}: {error}') from None
     config = values.config

@@ -1,4 +1,4 @@
-"""What every test needs: a cache of releases that is not the user's, and one of compiled programs."""
+"""What every test needs: a cache of releases that is not the user's, one of compiled programs, and a quick compiler."""
 
 import atexit
 import os
@@ -14,6 +14,12 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+# LLVM's optimisations take longer than what they save on programs this small. XLA's own passes stay; new processes
+# add to this, for another program may round otherwise.
+QUICK = '--xla_backend_optimization_level=0'
+if QUICK not in os.environ.get('XLA_FLAGS', ''):
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {QUICK}'.strip()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -39,7 +39,7 @@ from ccl_jax.studies.sweep_result import (
     settings_of,
     write_record,
 )
-from ccl_jax.studies.sweep_run import is_finished, run_all
+from ccl_jax.studies.sweep_run import is_finished, run_all, unfinished
 from ccl_jax.studies.sweep_table import gather, gather_baselines, runs_to_csv, to_csv, to_markdown
 
 RESULTS = 'results'
@@ -57,7 +57,8 @@ def sweep(
         What to print; and the last words of the runs that failed, by name.
 
     Raises:
-        UserError, Interrupted, KeyboardInterrupt: see `run_all`.
+        UserError: the model that a run starts from cannot be used; and as `run_all`.
+        Interrupted, KeyboardInterrupt: see `run_all`.
     """
     if parallel < 1:
         raise UserError(f'--parallel is {parallel}; it must be at least 1')
@@ -65,12 +66,25 @@ def sweep(
     left = [run for run in runs if run.name not in kept]
     failures: dict[str, str] = {}
     if left:
+        _check_models(left)
         if definition.results:
             # A folder that cannot be made should not show only after the first run.
             Path(definition.results).mkdir(parents=True, exist_ok=True)
         with locked(workdir):
             failures = run_all(left, parallel=parallel, when_finished=lambda run: _keep(definition, run))
     return gather_results(definition, runs, workdir, kept), failures
+
+
+def _check_models(runs: Sequence[Run]) -> None:
+    """Refuses a model that cannot be used here and once, not in the log of each run."""
+    # It brings transformers, which takes seconds and which a table of finished runs does not need.
+    from ccl_jax.pipeline.models import check_model
+
+    for run in unfinished(runs):
+        try:
+            check_model(run.config)
+        except UserError as error:
+            raise UserError(f'{run.name}: {error}') from None
 
 
 def kept_results(definition: Sweep, runs: Sequence[Run]) -> dict[str, Result]:

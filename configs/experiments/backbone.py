@@ -8,6 +8,8 @@
 Variants:
     codiesp    CodiEsp in English: its training texts, the terms of the release, the corpora given, and its
                background texts. With the four corpora 4.3 million words, one pass.
+    codiesp_small, codiesp_large
+               the same text for 1.2 and 7.3 million parameters: codiesp.py:tuning asks what the size changes.
     synthetic  the notes of configs/demo.py. Corpora come before the made-up texts, so raise base.texts
                by the number of their texts where some are given.
 
@@ -26,14 +28,20 @@ The synthetic notes hold out codes by sources.synthetic_notes.seed and take no s
 
 from ccl_jax.config import default_config
 
-VARIANTS = ('codiesp', 'synthetic')
+# Hidden size, intermediate size, attention heads, key-value heads.
+SIZES = {
+    'codiesp': (256, 352, 4, 2),
+    'codiesp_small': (128, 176, 2, 1),
+    'codiesp_large': (384, 528, 6, 3),
+    'synthetic': (256, 352, 4, 2),
+}
 
 
 def get_config(variant='codiesp'):
-    if variant not in VARIANTS:
-        raise ValueError(f'backbone.py has no variant "{variant}"; it has {", ".join(VARIANTS)}')
+    if variant not in SIZES:
+        raise ValueError(f'backbone.py has no variant "{variant}"; it has {", ".join(SIZES)}')
     config = default_config()
-    if variant == 'codiesp':
+    if variant != 'synthetic':
         config.sources.name = 'codiesp'
         config.sources.codiesp.language = 'en'
         config.expansion.scope = 'release'
@@ -53,11 +61,12 @@ def get_config(variant='codiesp'):
 
     config.base.enabled = True
     config.base.vocab_size = 8192
-    config.base.hidden_size = 256
-    config.base.intermediate_size = 352
+    hidden_size, intermediate_size, heads, key_value_heads = SIZES[variant]
+    config.base.hidden_size = hidden_size
+    config.base.intermediate_size = intermediate_size
     config.base.num_hidden_layers = 4
-    config.base.num_attention_heads = 4
-    config.base.num_key_value_heads = 2
+    config.base.num_attention_heads = heads
+    config.base.num_key_value_heads = key_value_heads
     config.base.max_position_embeddings = 4096
     config.base.data.buckets = (512,)
     config.base.data.tokens_per_step = 8192

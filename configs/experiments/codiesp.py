@@ -99,7 +99,12 @@ def _tuning():
         'eval.score_every': 100,
     }
     both, training_spans = {'data.mix': BOTH}, {'expansion.tiers': ('document', 'silver')}
+    a, b = STANDARD | small_steps, {'data.mix': DOCUMENTS} | QUOTING | small_steps
     categories = both | QUOTING | small_steps | {'expansion.scope': 'categories'}
+    half = {'data.mix': {'document': 0.5, 'span': 0.5}, 'data.mix_by': 'tokens'}
+    # No span of a code outside the training documents, so that each of the others is read more often.
+    training_codes = {'expansion.held_out_share': 1.0, 'expansion.held_out_file': ''}
+    small, large = ({'model.path': f'runs/backbone_{size}/base/hf'} for size in ('small', 'large'))
     return sweep_config(
         'configs/codiesp.py',
         arms={
@@ -109,12 +114,23 @@ def _tuning():
             'B-drop': {'data.mix': DOCUMENTS} | QUOTING,
             'D': both,
             'D-drop': both | QUOTING,
-            'A-small_steps': STANDARD | small_steps,
-            'B-small_steps': {'data.mix': DOCUMENTS} | QUOTING | small_steps,
+            'A-small_steps': a,
+            'B-small_steps': b,
             'D-small_steps': both | QUOTING | small_steps,
             'D-training_spans': both | QUOTING | small_steps | training_spans,
             'D-categories': categories,
-            'D-half': categories | {'data.mix': {'document': 0.5, 'span': 0.5}, 'data.mix_by': 'tokens'},
+            'D-half': categories | half,
+            # From here against A-small_steps, B-small_steps and D-categories.
+            'A-small_backbone': a | small,
+            'B-small_backbone': b | small,
+            'D-small_backbone': categories | small,
+            'A-large_backbone': a | large,
+            'B-large_backbone': b | large,
+            'D-large_backbone': categories | large,
+            'D-blocks': categories | {'tasks.output_format': 'blocks'},
+            'D-example': categories | {'data.normalization': 'example'},
+            'D-one_per_code': categories | {'expansion.filters.max_per_code': 1},
+            'D-training_codes': categories | half | training_codes,
         },
         overrides=RECIPE
         | {

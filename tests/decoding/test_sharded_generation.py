@@ -83,7 +83,7 @@ def test_a_mesh_changes_no_answer():
     environment = {
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
         'PYTHONPATH': str(ROOT),
     }
     result = subprocess.run(

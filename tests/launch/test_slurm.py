@@ -115,7 +115,7 @@ def single(tmp_path_factory):
 
 
 def xla_flags(devices: int) -> str:
-    return f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    return f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
 
 
 def variables(folder, script, **extra):

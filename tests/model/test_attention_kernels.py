@@ -82,7 +82,11 @@ def gradient_of(attention, asked):
 
 
 def test_splash_divides_over_rows_and_heads():
-    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+    environment = {
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
+    }
     finished = subprocess.run(
         [sys.executable, '-c', ON_EIGHT_DEVICES], env=environment, capture_output=True, text=True, timeout=300
     )

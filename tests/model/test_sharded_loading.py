@@ -137,7 +137,7 @@ def run(script, *arguments):
     environment = {
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
         'PYTHONPATH': str(ROOT),
     }
     result = subprocess.run(

@@ -46,6 +46,11 @@ def test_flags(arguments, words):
     assert_refused(ccl_jax(*arguments), *words)
 
 
+def test_what_an_experiment_file_refuses_is_its_own_sentence():
+    done = ccl_jax('train', '--workdir=w', '--config=configs/demo.py:huge')
+    assert done.stderr.startswith('ccl-jax: configs/demo.py has no variant "huge"')
+
+
 def test_the_process_ends_with_code_2_and_no_traceback():
     assert_refused(ccl_jax_process('code', '--workdir=nowhere', 'README.md'), 'nowhere')
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,7 @@ def test_eight_devices_equal_one(model, texts, scored, tensor):
         f'--model={model}',
         f'--texts={texts}',
         f'--tensor={tensor}',
-        XLA_FLAGS='--xla_force_host_platform_device_count=8',
+        XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
     )
     assert done.returncode == 0, done.stderr
     for one, eight in zip(scored, map(json.loads, done.stdout.splitlines()), strict=True):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from tests.pipeline.conftest import MINIATURE, ccl_jax, environment
+from tests.pipeline.test_bad_input import assert_refused
 
 SWEEP = """
 from ccl_jax.studies.sweep_config import sweep_config
@@ -55,3 +56,11 @@ def test_what_is_finished_is_skipped_and_the_rest_is_done_by_train(miniature, tm
     refused = ccl_jax(*command, '--config.data.steps=13')
     assert refused.returncode == 2
     assert 'holds a run of another config (data.steps was 12, is 13)' in refused.stderr
+
+
+def test_a_model_that_cannot_be_used_is_refused_once_before_anything_is_made(tmp_path):
+    (tmp_path / 'sweep.py').write_text(SWEEP)
+    missing = ('--config.base.enabled=False', f'--config.model.path={tmp_path}/absent')
+    refused = ccl_jax('sweep', f'--config={tmp_path}/sweep.py', f'--workdir={tmp_path}/w', *missing)
+    assert_refused(refused, f'long seed 0: {tmp_path}/absent')
+    assert not (tmp_path / 'w').exists()

@@ -1,6 +1,7 @@
 """`train` and `eval` on a miniature of the demo: what is left, resumption, devices."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -94,7 +95,7 @@ def test_eight_devices_give_the_same_losses(miniature, tmp_path, mesh):
         *MINIATURE,
         f'--workdir={tmp_path / "eight"}',
         *mesh,
-        XLA_FLAGS='--xla_force_host_platform_device_count=8',
+        XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
     )
     assert done.returncode == 0, done.stderr
     assert _losses(tmp_path / 'eight') == pytest.approx(_losses(miniature), rel=1e-5)

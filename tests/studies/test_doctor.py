@@ -229,7 +229,7 @@ def test_it_says_so_where_flax_cannot_even_be_imported(tmp_path):
 
 def test_from_the_command_line_with_real_devices(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, 'SECONDS', 0.2)
-    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=2')
+    monkeypatch.setenv('XLA_FLAGS', f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=2')
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
     monkeypatch.setattr(sys, 'argv', ['ccl-jax'])
     config = f'--config={ROOT / "configs" / "demo.py"}'

@@ -224,7 +224,10 @@ def run_here(folder, *flags):
         '    config.mesh.fsdp, config.mesh.tensor = 4, 2\n'
         '    return config\n'
     )
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
+    }
     code = 'import sys; from ccl_jax.cli import main; sys.exit(main())'
     return subprocess.run(
         [sys.executable, '-c', code, 'feasibility', f'--config={file}', *flags],

@@ -254,7 +254,10 @@ print(json.dumps([[c.kind, c.size, list(c.group), c.count] for c in found]))
 
 
 def test_collectives_of_a_compiled_scan():
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8',
+    }
     done = subprocess.run(
         [sys.executable, '-c', COMPILE], env=environment, capture_output=True, text=True, timeout=120, check=False
     )

@@ -116,7 +116,7 @@ def run_two(workdir, *more):
     environment = {
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=2',
         'PYTHONPATH': str(ROOT),
     }
     command = [sys.executable, '-c', TWO_PROCESSES, str(ROOT / 'tests' / 'training'), address]

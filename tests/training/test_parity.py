@@ -199,7 +199,7 @@ def muon_on_a_mesh(mesh):
 
 def _run(folder, jobs, *, processes, devices):
     """Runs jobs in new processes with so many devices each; returns what process 0 found."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
     repository = Path(__file__).parents[2]
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(repository)}
     with socket.socket() as free:

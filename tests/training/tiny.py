@@ -161,7 +161,7 @@ def losses(workdir) -> list[float]:
 
 def spawn(runs, devices=1):
     """Starts runs in another process; see the end of this file."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
     repository = Path(__file__).parents[2]
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(repository)}
     arguments = [sys.executable, __file__, json.dumps(runs)]
