@@ -8,14 +8,15 @@
 Variants:
     codiesp    CodiEsp in English: its training texts, the terms of the release, the corpora given, and its
                background texts. With the four corpora 4.3 million words, one pass.
-    codiesp_small, codiesp_large
-               the same text for 1.2 and 7.3 million parameters: codiesp.py:tuning asks what the size changes.
+    codiesp_small
+               the same text for 1.5 million parameters, for which codiesp.py:tuning asks what the size changes.
     synthetic  the notes of configs/demo.py. Corpora come before the made-up texts, so raise base.texts
                by the number of their texts where some are given.
 
 A decoder of 4.0 million parameters: hidden size 256, 4 layers, a vocabulary of 8192. Hardware: a CPU core, on which the
-752 steps of `codiesp` took 46 minutes (2,240 tokens a second; the loss ended at 3.3 nats a token), beside 80 s of
-preparation on two (Python 3.11, jax 0.10.2, 2026-11-28).
+752 steps of `codiesp` took 46 minutes (2,240 tokens a second; the last 50 steps had 3.20 nats a token), beside 80 s of
+preparation on two (Python 3.11, jax 0.10.2, 2026-11-28). `codiesp_small` ended at 3.45, after 55 minutes of a core that
+had other work half of the time.
 
 No sentence holds a code or a term of a held-out code, and no text shares eight successive words with an evaluation
 document (ccl_jax/pipeline/base_texts.py has the rules; data/report.json and standard error the counts).
@@ -32,7 +33,6 @@ from ccl_jax.config import default_config
 SIZES = {
     'codiesp': (256, 352, 4, 2),
     'codiesp_small': (128, 176, 2, 1),
-    'codiesp_large': (384, 528, 6, 3),
     'synthetic': (256, 352, 4, 2),
 }
 

@@ -19,6 +19,7 @@ backbone's texts (S2).
 
 `codiesp.py:tuning` is where the recipe comes from: a fifth of the training documents is set aside as the split `tune`
 and scored, one seed an arm; dev is neither read nor scored. (The backbone has read these documents, without codes.)
+Some of its arms start from the smaller backbone.py:codiesp_small, in runs/backbone_small.
 
 Hardware: 2 CPU cores, a run on each, 10 to 14 minutes a run.
 """
@@ -104,7 +105,8 @@ def _tuning():
     half = {'data.mix': {'document': 0.5, 'span': 0.5}, 'data.mix_by': 'tokens'}
     # No span of a code outside the training documents, so that each of the others is read more often.
     training_codes = {'expansion.held_out_share': 1.0, 'expansion.held_out_file': ''}
-    small, large = ({'model.path': f'runs/backbone_{size}/base/hf'} for size in ('small', 'large'))
+    small = {'model.path': 'runs/backbone_small/base/hf'}
+    long = small | {'data.steps': 1600, 'train.checkpoint_every': 400, 'eval.score_every': 400}
     return sweep_config(
         'configs/codiesp.py',
         arms={
@@ -121,16 +123,14 @@ def _tuning():
             'D-categories': categories,
             'D-half': categories | half,
             # From here against A-small_steps, B-small_steps and D-categories.
-            'A-small_backbone': a | small,
-            'B-small_backbone': b | small,
-            'D-small_backbone': categories | small,
-            'A-large_backbone': a | large,
-            'B-large_backbone': b | large,
-            'D-large_backbone': categories | large,
+            'D-training_codes': categories | half | training_codes,
             'D-blocks': categories | {'tasks.output_format': 'blocks'},
             'D-example': categories | {'data.normalization': 'example'},
-            'D-one_per_code': categories | {'expansion.filters.max_per_code': 1},
-            'D-training_codes': categories | half | training_codes,
+            'B-small_backbone': b | small,
+            'D-small_backbone': categories | small,
+            'A-long': a | long,
+            'B-long': b | long,
+            'D-long': categories | long,
         },
         overrides=RECIPE
         | {
