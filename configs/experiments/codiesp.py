@@ -75,7 +75,7 @@ def get_config(variant=''):
         },
         overrides=RECIPE,
         reference='A',
-        metrics=(*METRICS, 'S2.micro_f1'),
+        metrics=(*METRICS, 'S2.micro_f1', 'micro_precision', 'micro_recall'),
         contrasts={
             'spans: D - B': (('+', 'D', 'macro_f1_gold'), ('-', 'B', 'macro_f1_gold')),
             'transfer: (D - B) on S1 minus the same on S2': (
@@ -147,5 +147,17 @@ def _tuning():
         },
         seeds=(0,),
         reference='A',
+        metrics=(*METRICS, 'micro_precision', 'micro_recall'),
+        contrasts={
+            f'{metric}: {more} - {less}': (('+', more, metric), ('-', less, metric))
+            for more, less in (
+                ('D-training_spans', 'A-small_steps'),
+                ('D-categories', 'B-small_steps'),
+                ('D-small_backbone', 'B-small_backbone'),
+                ('D-long', 'B-long'),
+                ('D-long', 'A-long'),
+            )
+            for metric in ('micro_f1', 'macro_f1_gold')
+        },
         results='configs/experiments/results/codiesp_tuning',
     )
