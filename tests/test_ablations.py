@@ -86,7 +86,8 @@ def test_the_recipe_is_tuned_on_a_part_of_train(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr('sys.argv', ['ccl-jax'])
     sweep = check_sweep(load('experiments/codiesp').get_config('tuning'))
-    for run in runs_of(sweep, Path('w'), _experiment, GIVEN):
+    for run in runs_of(sweep, Path('w'), _experiment, GIVEN[:1]):
+        assert run.config.model.path in ('runs/backbone/base/hf', 'runs/backbone_small/base/hf')
         assert run.config.sources.tune_share == 0.2
         assert {run.config.eval.split, run.config.eval.score_split} == {'tune'}
         assert run.config.eval.loss_every == 0

@@ -19,7 +19,8 @@ backbone's texts (S2).
 
 `codiesp.py:tuning` is where the recipe comes from: a fifth of the training documents is set aside as the split `tune`
 and scored, one seed an arm; dev is neither read nor scored. (The backbone has read these documents, without codes.)
-Some of its arms start from the smaller backbone.py:codiesp_small, in runs/backbone_small.
+Some of its arms start from the smaller backbone.py:codiesp_small; both have to lie in runs/backbone and
+runs/backbone_small.
 
 Hardware: 2 CPU cores, a run on each, 10 to 14 minutes a run.
 """
